@@ -1,0 +1,260 @@
+// Attribute structs: what an op needs to know besides its operands. Each has one fields() list, from which printing,
+// parsing, JSON, ==, and hashing derive; an attribute equal to its default is not printed.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include "ir/types.h"
+
+namespace shunt::ir {
+
+template <class Struct, class Member>
+struct Field {
+  const char* name;
+  Member Struct::*member;
+};
+template <class Struct, class Member>
+Field(const char*, Member Struct::*) -> Field<Struct, Member>;
+
+enum class NormKind { rms, layer };
+enum class ScoreFunction { softmax, sigmoid, sqrt_softplus, identity };
+enum class RouteNorm { none, sum, softmax };
+enum class GroupScore { max, top2_sum };
+enum class HeadNorm { none, head, full };
+
+/// An enum attribute prints as one of these names, in the order of its values.
+constexpr auto enum_names(NormKind) { return std::array<std::string_view, 2>{"rms", "layer"}; }
+constexpr auto enum_names(ScoreFunction) {
+  return std::array<std::string_view, 4>{"softmax", "sigmoid", "sqrt_softplus", "identity"};
+}
+constexpr auto enum_names(RouteNorm) {
+  return std::array<std::string_view, 3>{"none", "sum", "softmax"};
+}
+constexpr auto enum_names(GroupScore) { return std::array<std::string_view, 2>{"max", "top2_sum"}; }
+constexpr auto enum_names(HeadNorm) {
+  return std::array<std::string_view, 3>{"none", "head", "full"};
+}
+
+/// For ops with no attributes.
+struct NoAttrs {
+  static constexpr auto fields() { return std::tuple{}; }
+  bool operator==(const NoAttrs&) const = default;
+};
+
+// ---- @load ----
+
+struct CheckpointAttrs {
+  std::string tensor;   // name in the checkpoint; '*' is replaced by 0..stack-1
+  int64_t stack = 0;    // 0: one tensor as it is; n: n tensors stacked on a new first axis
+  DType dtype = DType::bf16;
+  std::vector<Dim> shape;  // of the result, the stacked axis included
+  static constexpr auto fields() {
+    return std::tuple{Field{"tensor", &CheckpointAttrs::tensor}, Field{"stack", &CheckpointAttrs::stack},
+                      Field{"dtype", &CheckpointAttrs::dtype}, Field{"shape", &CheckpointAttrs::shape}};
+  }
+  bool operator==(const CheckpointAttrs&) const = default;
+};
+
+struct DummyAttrs {       // --dummy-weights: normal numbers from a counter-based generator
+  int64_t seed = 0;
+  double mean = 0;
+  double stddev = 0.02;
+  DType dtype = DType::bf16;
+  std::vector<Dim> shape;
+  static constexpr auto fields() {
+    return std::tuple{Field{"seed", &DummyAttrs::seed}, Field{"mean", &DummyAttrs::mean},
+                      Field{"stddev", &DummyAttrs::stddev}, Field{"dtype", &DummyAttrs::dtype},
+                      Field{"shape", &DummyAttrs::shape}};
+  }
+  bool operator==(const DummyAttrs&) const = default;
+};
+
+struct ConstantAttrs {
+  std::vector<double> values;  // rounded to float32
+  static constexpr auto fields() { return std::tuple{Field{"values", &ConstantAttrs::values}}; }
+  bool operator==(const ConstantAttrs&) const = default;
+};
+
+struct AxisAttrs {
+  int64_t axis = 0;
+  static constexpr auto fields() { return std::tuple{Field{"axis", &AxisAttrs::axis}}; }
+  bool operator==(const AxisAttrs&) const = default;
+};
+
+struct SliceAttrs {
+  int64_t axis = 0;
+  int64_t begin = 0;
+  int64_t end = 0;
+  static constexpr auto fields() {
+    return std::tuple{Field{"axis", &SliceAttrs::axis}, Field{"begin", &SliceAttrs::begin},
+                      Field{"end", &SliceAttrs::end}};
+  }
+  bool operator==(const SliceAttrs&) const = default;
+};
+
+struct ReshapeAttrs {
+  std::vector<Dim> shape;
+  static constexpr auto fields() { return std::tuple{Field{"shape", &ReshapeAttrs::shape}}; }
+  bool operator==(const ReshapeAttrs&) const = default;
+};
+
+// ---- @step ----
+
+struct EmbeddingAttrs {
+  DType out = DType::bf16;
+  int64_t offset = 0;  // added to every id (learned positions of OPT start at 2)
+  static constexpr auto fields() {
+    return std::tuple{Field{"out", &EmbeddingAttrs::out}, Field{"offset", &EmbeddingAttrs::offset}};
+  }
+  bool operator==(const EmbeddingAttrs&) const = default;
+};
+
+/// Shared by linear, routed_linear and grouped_linear. The epilogue is an Expr over `acc` (or `gate` and `up` with
+/// glu) and the extra operands, named x0, x1, ... in operand order; empty means the accumulator itself.
+struct LinearAttrs {
+  std::string epilogue;
+  bool glu = false;        // the weight's first N/2 rows are `gate`, the rest `up`; the result has N/2 columns
+  DType out = DType::bf16;
+  static constexpr auto fields() {
+    return std::tuple{Field{"epilogue", &LinearAttrs::epilogue}, Field{"glu", &LinearAttrs::glu},
+                      Field{"out", &LinearAttrs::out}};
+  }
+  bool operator==(const LinearAttrs&) const = default;
+};
+
+struct GroupedLinearAttrs {
+  std::string epilogue;
+  bool glu = false;
+  DType out = DType::bf16;
+  int64_t gather = 0;      // k > 0: sorted row r reads x[rows[r] / k]; 0: x is already in sorted order
+  bool scatter = false;    // sorted row r is written to rows[r]; otherwise to r
+  static constexpr auto fields() {
+    return std::tuple{Field{"epilogue", &GroupedLinearAttrs::epilogue}, Field{"glu", &GroupedLinearAttrs::glu},
+                      Field{"out", &GroupedLinearAttrs::out}, Field{"gather", &GroupedLinearAttrs::gather},
+                      Field{"scatter", &GroupedLinearAttrs::scatter}};
+  }
+  bool operator==(const GroupedLinearAttrs&) const = default;
+};
+
+struct PointwiseAttrs {
+  std::string expr;  // Expr over x0, x1, ... in operand order
+  DType out = DType::bf16;
+  static constexpr auto fields() {
+    return std::tuple{Field{"expr", &PointwiseAttrs::expr}, Field{"out", &PointwiseAttrs::out}};
+  }
+  bool operator==(const PointwiseAttrs&) const = default;
+};
+
+/// Expr over `gate` (columns [0, N/2)) and `up` (columns [N/2, N)) of the one operand.
+struct GluAttrs {
+  std::string expr = "silu(gate) * up";
+  static constexpr auto fields() { return std::tuple{Field{"expr", &GluAttrs::expr}}; }
+  bool operator==(const GluAttrs&) const = default;
+};
+
+struct NormAttrs {
+  double eps = 1e-5;
+  bool plus_one = false;  // scale by (1 + weight), as Gemma
+  static constexpr auto fields() {
+    return std::tuple{Field{"eps", &NormAttrs::eps}, Field{"plus_one", &NormAttrs::plus_one}};
+  }
+  bool operator==(const NormAttrs&) const = default;
+};
+
+struct AddNormAttrs {
+  NormKind kind = NormKind::rms;
+  double eps = 1e-5;
+  bool plus_one = false;
+  static constexpr auto fields() {
+    return std::tuple{Field{"kind", &AddNormAttrs::kind}, Field{"eps", &AddNormAttrs::eps},
+                      Field{"plus_one", &AddNormAttrs::plus_one}};
+  }
+  bool operator==(const AddNormAttrs&) const = default;
+};
+
+struct RopeAttrs {
+  bool interleaved = false;  // pairs (2i, 2i+1) instead of (i, i + rotary/2)
+  double scale = 1;          // multiplies cos and sin (YaRN's attention factor)
+  static constexpr auto fields() {
+    return std::tuple{Field{"interleaved", &RopeAttrs::interleaved}, Field{"scale", &RopeAttrs::scale}};
+  }
+  bool operator==(const RopeAttrs&) const = default;
+};
+
+struct RopeAppendAttrs {
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  HeadNorm norm = HeadNorm::none;  // RMS norm of q and k before rotation, over a head or the full width
+  double eps = 1e-5;
+  bool plus_one = false;
+  bool interleaved = false;
+  double scale = 1;
+  static constexpr auto fields() {
+    using A = RopeAppendAttrs;
+    return std::tuple{Field{"heads", &A::heads}, Field{"kv_heads", &A::kv_heads},
+                      Field{"head_dim", &A::head_dim}, Field{"norm", &A::norm}, Field{"eps", &A::eps},
+                      Field{"plus_one", &A::plus_one}, Field{"interleaved", &A::interleaved},
+                      Field{"scale", &A::scale}};
+  }
+  bool operator==(const RopeAppendAttrs&) const = default;
+};
+
+struct AttentionAttrs {
+  double scale = 1;      // multiplies q . k
+  int64_t window = 0;    // > 0: key j is visible to query i if i - window < j <= i
+  int64_t chunk = 0;     // > 0: only keys of the same chunk of positions (Llama 4)
+  double softcap = 0;    // > 0: softcap * tanh(score / softcap)
+  static constexpr auto fields() {
+    using A = AttentionAttrs;
+    return std::tuple{Field{"scale", &A::scale}, Field{"window", &A::window}, Field{"chunk", &A::chunk},
+                      Field{"softcap", &A::softcap}};
+  }
+  bool operator==(const AttentionAttrs&) const = default;
+};
+
+/// The router, from logits to weights and expert ids. Everything in float32; ties go to the lowest expert id.
+///   score = function(logits); choose = score + selection_bias; groups, then the k largest of `choose`;
+///   w = score of the chosen (with `identity` and RouteNorm::softmax: softmax over the chosen logits);
+///   RouteNorm::sum: w / (sum(w) + norm_eps); finally w * scale.
+struct TopkGateAttrs {
+  int64_t k = 1;
+  ScoreFunction score = ScoreFunction::softmax;
+  RouteNorm norm = RouteNorm::none;
+  double norm_eps = 0;
+  double scale = 1;
+  int64_t groups = 1;        // experts in equal groups; only the best keep_groups groups take part
+  int64_t keep_groups = 1;
+  GroupScore group_score = GroupScore::max;
+  static constexpr auto fields() {
+    using A = TopkGateAttrs;
+    return std::tuple{Field{"k", &A::k}, Field{"score", &A::score}, Field{"norm", &A::norm},
+                      Field{"norm_eps", &A::norm_eps}, Field{"scale", &A::scale}, Field{"groups", &A::groups},
+                      Field{"keep_groups", &A::keep_groups}, Field{"group_score", &A::group_score}};
+  }
+  bool operator==(const TopkGateAttrs&) const = default;
+};
+
+/// norm_gate: residual add, RMS norm, router matmul and top-k in one.
+struct NormGateAttrs : TopkGateAttrs {
+  double eps = 1e-5;
+  bool plus_one = false;
+  static constexpr auto fields() {
+    return std::tuple_cat(TopkGateAttrs::fields(), std::tuple{Field{"eps", &NormGateAttrs::eps},
+                                                              Field{"plus_one", &NormGateAttrs::plus_one}});
+  }
+  bool operator==(const NormGateAttrs&) const = default;
+};
+
+struct RouteSortAttrs {
+  int64_t experts = 0;
+  static constexpr auto fields() { return std::tuple{Field{"experts", &RouteSortAttrs::experts}}; }
+  bool operator==(const RouteSortAttrs&) const = default;
+};
+
+}  // namespace shunt::ir
