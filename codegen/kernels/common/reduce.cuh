@@ -1,0 +1,56 @@
+// Reductions over a warp (all 32 lanes take part) or a block.
+#pragma once
+
+#include "common/types.cuh"
+
+namespace shunt {
+
+inline constexpr uint32 kFullWarp = 0xffffffffu;
+
+__device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.x) & 31; }
+__device__ __forceinline__ int warp_index() { return static_cast<int>(threadIdx.x) >> 5; }
+
+/// Sum over groups of kLanes neighbouring lanes; every lane gets its group's sum. The order of additions is fixed.
+template <int kLanes = 32>
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(kFullWarp, x, step);
+  return x;
+}
+template <int kLanes = 32>
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2) {
+    x = ::fmaxf(x, __shfl_xor_sync(kFullWarp, x, step));
+  }
+  return x;
+}
+
+/// Sum over a block of kThreads (a multiple of 32) threads; every thread gets it. `scratch` is shared memory for
+/// kThreads / 32 floats; its earlier contents must no longer be needed, and it may be reused after the next barrier.
+template <int kThreads>
+__device__ __forceinline__ float block_sum(float x, float* scratch) {
+  constexpr int kWarps = kThreads / 32;
+  x = warp_sum(x);
+  if constexpr (kWarps == 1) return x;
+  if (lane_index() == 0) scratch[warp_index()] = x;
+  __syncthreads();
+  float total = 0;
+#pragma unroll
+  for (int i = 0; i < kWarps; ++i) total += scratch[i];
+  return total;
+}
+template <int kThreads>
+__device__ __forceinline__ float block_max(float x, float* scratch) {
+  constexpr int kWarps = kThreads / 32;
+  x = warp_max(x);
+  if constexpr (kWarps == 1) return x;
+  if (lane_index() == 0) scratch[warp_index()] = x;
+  __syncthreads();
+  float best = scratch[0];
+#pragma unroll
+  for (int i = 1; i < kWarps; ++i) best = ::fmaxf(best, scratch[i]);
+  return best;
+}
+
+}  // namespace shunt

@@ -1,0 +1,23 @@
+// Programmatic dependent launch. A kernel launched with `dependent` may start before its predecessor has ended:
+// - call wait_for_predecessor() in every thread before touching anything an earlier kernel wrote, and before any
+//   global write (an earlier kernel may still be reading that memory); weights may be read before it;
+// - call launch_dependents() once the block no longer gains from holding the successor back.
+// Pointers to activations must not be `__restrict__`: the compiler could then move their loads above the wait.
+// Both are no-ops before sm_90.
+#pragma once
+
+namespace shunt {
+
+__device__ __forceinline__ void wait_for_predecessor() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+}  // namespace shunt
