@@ -1,5 +1,5 @@
-// Reads and rewrites golden-text cases; entry point read_mir_cases. Used by tests/ir/mir_test.cpp and the tests of
-// the passes.
+// Reads and rewrites golden-text cases; entry point read_mir_cases. Used by tests/ir/mir_test.cpp
+// and the tests of the passes.
 #include "tests/mir_cases.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// Golden-text cases: one file holds many small modules. Cases are split by a line "// -----"; a case opens with
-// directive lines, in any order, then the module:
+// Golden-text cases: one file holds many small modules. Cases are split by a line "// -----"; a
+// case opens with directive lines, in any order, then the module:
 //
 //   // CASE fuses_add_and_norm
 //   // PASS fuse_norm               only where a pass is tested
@@ -20,18 +20,18 @@
 namespace shunt {
 
 struct MirCase {
-  std::string file;   // full path
-  std::string name;   // after CASE; required and unique in its file
-  std::string pass;   // after PASS, or empty
-  std::string input;  // the module before
-  std::string error;  // after ERROR, or empty
+  std::string file;                   // full path
+  std::string name;                   // after CASE; required and unique in its file
+  std::string pass;                   // after PASS, or empty
+  std::string input;                  // the module before
+  std::string error;                  // after ERROR, or empty
   std::optional<std::string> expect;  // text after EXPECT; ends with one newline
   bool unchanged = false;             // "EXPECT unchanged"
-  int line = 0;       // of the file, 1-based, where `input` begins
+  int line = 0;                       // of the file, 1-based, where `input` begins
 };
 
-/// Every case of every *.mir file directly in `dir`, files in order of name. A file's first lines may be comments
-/// before its first CASE. Throws UserError with file and line on a malformed one.
+/// Every case of every *.mir file directly in `dir`, files in order of name. A file's first lines
+/// may be comments before its first CASE. Throws UserError with file and line on a malformed one.
 std::vector<MirCase> read_mir_cases(const std::string& dir);
 
 /// True if SHUNT_UPDATE is set to 1: goldens are rewritten instead of compared.
@@ -43,12 +43,14 @@ void rewrite_expectation(const MirCase& mir_case, const std::string& text);
 /// For gtest: a case's name as the parameter's name.
 std::string mir_case_test_name(const testing::TestParamInfo<MirCase>& info);
 
-/// Runs both modules on the same seeded random inputs and compares every graph output, every pinned value that
-/// both have, and the states. A graph of `before` is compared with every graph of `after` that has its name or its
-/// name and a suffix ("step" with "step.decode.8"), over two consecutive steps. Parameters come from @load where
-/// it stores them (checkpoint values depend only on the tensor's name), otherwise they are random by name, and
-/// both modules must then have them. Integer inputs get values that make sense for their role or their user.
-/// Relative tolerance: 1e-5 where both modules compute in float32 only, else rounding of the narrowest type.
-testing::AssertionResult compare_modules_by_evaluation(const ir::Module& before, const ir::Module& after);
+/// Runs both modules on the same seeded random inputs and compares every graph output, every pinned
+/// value that both have, and the states. A graph of `before` is compared with every graph of
+/// `after` that has its name or its name and a suffix ("step" with "step.decode.8"), over two
+/// consecutive steps. Parameters come from @load where it stores them (checkpoint values depend
+/// only on the tensor's name), otherwise they are random by name, and both modules must then have
+/// them. Integer inputs get values that make sense for their role or their user. Relative
+/// tolerance: 1e-5 where both modules compute in float32 only, else rounding of the narrowest type.
+testing::AssertionResult compare_modules_by_evaluation(const ir::Module& before,
+                                                       const ir::Module& after);
 
 }  // namespace shunt
