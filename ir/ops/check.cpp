@@ -31,8 +31,7 @@ void check_operand(const Op& op, std::string_view word, const Value* value) {
 }  // namespace
 
 void fail_rule(const Op& op, int number, const std::string& what) {
-  user_error("{} (C{}): {}{}", op.info().name, number, what,
-             op.loc.empty() ? "" : " [" + op.loc + "]");
+  user_error("{} (C{}): {}", op.info().name, number, what);
 }
 
 void check_operands(const Op& op, std::initializer_list<std::string_view> signature) {

@@ -1,0 +1,141 @@
+// The lockstep runner: op by op, over all ranks; eval_<op> per family in the files beside it. Entry
+// point Evaluator::run. Tested by tests/ir/evaluator_test.cpp and by every .mir case of a pass.
+#include "ir/reference/evaluator.h"
+
+#include <unordered_map>
+
+#include "ir/reference/op_call.h"
+
+namespace shunt::ir {
+
+namespace {
+
+using EvalFn = void (*)(OpCall&);
+constexpr EvalFn kEval[] = {
+#define SHUNT_EVAL_ROW(name, attrs) &eval_##name,
+    SHUNT_OPS(SHUNT_EVAL_ROW)
+#undef SHUNT_EVAL_ROW
+};
+
+Type concrete(const Type& type, const DimEnv& dims) {
+  Type t{type.dtype, {}};
+  for (const Dim& d : type.shape) t.shape.emplace_back(d.evaluate(dims));
+  return t;
+}
+
+void round_floats(Tensor& t) {
+  if (t.type.dtype == DType::f32) return;
+  for (float& x : t.f) x = round_to(t.type.dtype, x);
+}
+
+void check_type(const std::string& what, const Tensor& t, const Type& wanted) {
+  const auto n = static_cast<size_t>(wanted.elements().constant());
+  const bool filled = is_float(wanted.dtype) ? t.f.size() == n : t.i.size() == n;
+  if (t.type != wanted || !filled) {
+    user_error("{} : {} with {} elements, expected {}", what, t.type.to_string(), t.elements(),
+               wanted.to_string());
+  }
+}
+
+}  // namespace
+
+struct Evaluator::Rank {
+  std::unordered_map<const Value*, Tensor> params, states;
+  std::unordered_map<const Value*, Tensor> values;  // of the graph that runs
+
+  Tensor* find(const Graph& graph, const Op& op, const Value* v) {
+    if (v == nullptr) return nullptr;
+    if (v->is_state()) return &states.at(v);
+    if (!v->is_param()) return &values.at(v);
+    if (op.kind == OpKind::store) params.try_emplace(v, Tensor::make(v->type));
+    const auto it = params.find(v);
+    if (it == params.end()) {
+      user_error("graph @{}: parameter @{} has no value (load it, or set it)", graph.name, v->name);
+    }
+    return &it->second;
+  }
+};
+
+Evaluator::Evaluator(const Module& module, ReferenceOptions options)
+    : module_(module), options_(std::move(options)) {
+  auto rank = std::make_unique<Rank>();
+  for (const State& s : module.states) {
+    Type rows = s.value->type;
+    rows.shape.insert(rows.shape.begin(), options_.pages * module.page_size);
+    rank->states[s.value.get()] = Tensor::make(rows);
+  }
+  ranks_.push_back(std::move(rank));
+}
+
+Evaluator::~Evaluator() = default;
+
+void Evaluator::load() {
+  if (module_.find_graph("load") != nullptr) run("load", {}, {});
+}
+
+void Evaluator::set_param(const std::string& name, Tensor value) {
+  const Value* v = module_.find_param(name);
+  if (v == nullptr) user_error("module {} has no parameter @{}", module_.name, name);
+  check_type("parameter @" + name, value, v->type);
+  for (auto& rank : ranks_) rank->params[v] = value;
+}
+
+const Tensor* Evaluator::param(const std::string& name) const {
+  const auto it = ranks_[0]->params.find(module_.find_param(name));
+  return it == ranks_[0]->params.end() ? nullptr : &it->second;
+}
+
+const Tensor* Evaluator::state(const std::string& name) const {
+  const auto it = ranks_[0]->states.find(module_.find_state(name));
+  return it == ranks_[0]->states.end() ? nullptr : &it->second;
+}
+
+std::map<std::string, Tensor> Evaluator::run(const std::string& name, const DimEnv& dims,
+                                             const std::map<std::string, Tensor>& inputs,
+                                             const Probe& probe) {
+  const Graph* graph = module_.find_graph(name);
+  if (graph == nullptr) user_error("module {} has no graph @{}", module_.name, name);
+  for (auto& rank : ranks_) rank->values.clear();
+  for (const auto& input : graph->inputs) {
+    const auto it = inputs.find(input->name);
+    if (it == inputs.end()) user_error("graph @{} needs the input %{}", name, input->name);
+    check_type("input %" + input->name, it->second, concrete(input->type, dims));
+    for (auto& rank : ranks_) rank->values[input.get()] = it->second;
+  }
+
+  std::unordered_map<const Value*, size_t> uses;  // left of each value; 0: it can be dropped
+  for (const auto& op : graph->ops) {
+    for (const Value* v : op->operands) ++uses[v];
+  }
+  for (const Value* v : graph->outputs) ++uses[v];
+
+  for (const auto& op : graph->ops) {
+    for (auto& rank : ranks_) {
+      OpCall call{*op, options_, module_.page_size, {}, {}};
+      for (const Value* v : op->operands) call.operands.push_back(rank->find(*graph, *op, v));
+      for (const auto& r : op->results)
+        call.results.push_back(Tensor::make(concrete(r->type, dims)));
+      try {
+        kEval[static_cast<int>(op->kind)](call);
+      } catch (const UserError& e) {
+        user_error("graph @{}: {} {}: {}", name, op->info().name,
+                   op->results.empty() ? op->loc : "%" + op->result()->name, e.what());
+      }
+      for (size_t i = 0; i < call.results.size(); ++i) {
+        round_floats(call.results[i]);
+        if (probe && rank == ranks_.front()) probe(*op->result(i), call.results[i]);
+        if (uses[op->result(i)] > 0) rank->values[op->result(i)] = std::move(call.results[i]);
+      }
+    }
+    for (const Value* v : op->operands) {
+      if (--uses[v] > 0 || v == nullptr || v->is_param() || v->is_state()) continue;
+      for (auto& rank : ranks_) rank->values.erase(v);
+    }
+  }
+  std::map<std::string, Tensor> outputs;
+  for (const Value* v : graph->outputs) outputs[v->name] = ranks_[0]->values.at(v);
+  for (auto& rank : ranks_) rank->values.clear();
+  return outputs;
+}
+
+}  // namespace shunt::ir
