@@ -97,13 +97,7 @@ Op* GraphBuilder::op(OpKind kind, std::vector<Value*> operands, Attrs attrs,
               op_info(kind).name);
   op->operands = std::move(operands);
   op->loc = loc_;
-  std::vector<Type> types;
-  try {
-    types = op_info(kind).infer(*op);
-  } catch (const UserError& e) {
-    if (loc_.empty()) throw;
-    throw UserError(fmt::format("{} (at {})", e.what(), loc_), e.kind());
-  }
+  std::vector<Type> types = op_info(kind).infer(*op);
   for (size_t i = 0; i < types.size(); ++i) {
     auto value = std::make_unique<Value>();
     const std::string wanted = i < names.size() && !names[i].empty() ? names[i] : "v";

@@ -1,0 +1,19 @@
+// Lowering of @load: checkpoint tensors, slices, concatenations and transpositions become strided file reads straight
+// into parameters, so that loading needs no scratch on the device.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "codegen/lower.h"
+#include "ir/module.h"
+#include "runtime/plan/plan.h"
+
+namespace shunt::codegen {
+
+/// Steps that give `param` (at `to`, dense row-major) the value `value`. A parameter made of `dummy` values is filled
+/// by one dummy of its own size: `emit_dummy` receives the first of them.
+std::vector<Step> lower_store(const ir::Value& value, const Arg& to, const LowerOptions& options,
+                              const std::function<void(const ir::Op&)>& emit_dummy);
+
+}  // namespace shunt::codegen
