@@ -1,0 +1,112 @@
+// The whole decoder around its layers. Entry point: build_module. Tested by
+// tests/frontends/families_test.cpp (golden modules) and builder_test.cpp.
+#include "frontends/builder.h"
+
+#include "frontends/layers.h"
+#include "frontends/weights.h"
+#include "ir/error.h"
+
+namespace shunt {
+
+using ir::OpKind;
+using ir::Value;
+
+namespace {
+
+const Dim kTokens = Dim::symbol("T");
+const Dim kSequences = Dim::symbol("S");
+const Dim kRows = Dim::symbol("R");
+
+Value* scaled(StepContext& ctx, const std::string& expr, Value* x, DType out,
+              const std::string& name) {
+  return ctx.step.value(OpKind::pointwise, {x}, ir::PointwiseAttrs{expr, out}, name);
+}
+
+Value* build_embedding(StepContext& ctx, Value* tokens, Value** table) {
+  const Architecture& a = ctx.arch;
+  *table = ctx.weights.tensor("embedding", a.names.embedding, {a.vocab_size, a.hidden_size});
+  ctx.step.set_loc(a.names.embedding.substr(0, a.names.embedding.rfind('.')));
+  const bool scale = a.embedding_scale != 1;
+  Value* x = ctx.step.value(OpKind::embedding, {tokens, *table},
+                            ir::EmbeddingAttrs{ctx.activation, 0}, scale ? "embedded" : "hidden.0");
+  return scale
+             ? scaled(ctx, fmt::format("x0 * {}", a.embedding_scale), x, ctx.activation, "hidden.0")
+             : x;
+}
+
+/// Final norm and language head, on the rows that need logits only.
+Value* build_head(StepContext& ctx, Value* x, Value* logit_rows, Value* table) {
+  const Architecture& a = ctx.arch;
+  ctx.step.set_loc(a.names.final_norm);
+  x = ctx.step.value(OpKind::gather_rows, {x, logit_rows}, {}, "rows");
+  x = build_norm(ctx, a.final_norm, x, "final_norm", a.names.final_norm,
+                 fmt::format("hidden.{}", a.layers.size()));
+  ctx.step.set_loc(a.names.lm_head.substr(0, a.names.lm_head.rfind('.')));
+  if (a.tied_embeddings) {
+    ctx.weights.ignore(a.names.lm_head);
+  } else {
+    table = ctx.weights.tensor("lm_head", a.names.lm_head, {a.vocab_size, a.hidden_size});
+  }
+  const bool plain = a.logit_scale == 1 && a.logit_softcap == 0;
+  Value* logits = ctx.step.value(OpKind::linear, {x, table}, ir::LinearAttrs{"", false, DType::f32},
+                                 plain ? "logits" : "raw_logits");
+  if (plain) return logits;
+  std::string expr = a.logit_scale == 1 ? "x0" : fmt::format("x0 * {}", a.logit_scale);
+  if (a.logit_softcap > 0) expr = fmt::format("{0} * tanh(({1}) / {0})", a.logit_softcap, expr);
+  return scaled(ctx, expr, logits, DType::f32, "logits");
+}
+
+void build_step(const Architecture& a, const BuildOptions& options, ir::Module& module,
+                Weights& weights) {
+  ir::Graph& graph = module.add_graph("step");
+  ir::GraphBuilder step(graph);
+  StepContext ctx{module, step, weights, a, options.activation, options.force_routing};
+  const int64_t page = options.limits.page_size;
+  const int64_t pages = (options.limits.max_model_len + page - 1) / page;
+  Value* tokens = step.input("tokens", {DType::i32, {kTokens}});
+  ctx.positions = step.input("positions", {DType::i32, {kTokens}});
+  ctx.seq_starts = step.input("seq_starts", {DType::i32, {kSequences + 1}});
+  ctx.kv_lens = step.input("kv_lens", {DType::i32, {kSequences}});
+  ctx.block_tables = step.input("block_tables", {DType::i32, {kSequences, pages}});
+  Value* logit_rows = step.input("logit_rows", {DType::i32, {kRows}});
+
+  Value* table = nullptr;
+  Value* x = build_embedding(ctx, tokens, &table);
+  const auto layers = static_cast<int64_t>(a.layers.size());
+  for (int64_t i = 0; i < layers; ++i) {
+    x = build_layer(ctx, i, x, i + 1 < layers ? fmt::format("hidden.{}", i + 1) : "last");
+  }
+  graph.outputs = {build_head(ctx, x, logit_rows, table)};
+}
+
+void build_sample(const Architecture& a, ir::Module& module) {
+  ir::Graph& graph = module.add_graph("sample");
+  ir::GraphBuilder sample(graph);
+  Value* logits = sample.input("logits", {DType::f32, {kRows, a.vocab_size}});
+  Value* temperature = sample.input("temperature", {DType::f32, {kRows}});
+  Value* top_k = sample.input("top_k", {DType::i32, {kRows}});
+  Value* top_p = sample.input("top_p", {DType::f32, {kRows}});
+  Value* uniform = sample.input("uniform", {DType::f32, {kRows}});
+  sample.set_loc("sample");
+  graph.outputs = {
+      sample.value(OpKind::sample, {logits, temperature, top_k, top_p, uniform}, {}, "ids")};
+}
+
+}  // namespace
+
+BuiltModule build_module(const Architecture& arch, const Checkpoint* checkpoint,
+                         const BuildOptions& options) {
+  auto module = std::make_unique<ir::Module>();
+  module->name = arch.family;
+  module->page_size = options.limits.page_size;
+  module->dims = {{"T", 1, options.limits.max_num_batched_tokens},
+                  {"S", 1, options.limits.max_num_seqs},
+                  {"R", 1, options.limits.max_logit_rows}};
+  module->add_graph("load");
+  Weights weights(*module, checkpoint, arch.config_dtype, arch.init_stddev);
+  build_step(arch, options, *module, weights);
+  build_sample(arch, *module);
+  return {std::move(module), weights.unused()};
+}
+
+}  // namespace shunt

@@ -1,0 +1,147 @@
+// A Hugging Face model directory becomes a logical module. Entry point: import_model. Tested by
+// tests/frontends/frontend_test.cpp.
+#include "frontends/frontend.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <set>
+
+#include "frontends/builder.h"
+#include "frontends/hf/registry.h"
+#include "ir/error.h"
+#include "runtime/checkpoint/checkpoint.h"
+
+namespace shunt {
+
+namespace {
+
+constexpr int64_t kMaxBatch =
+    1 << 20;  // tokens or sequences of a step: indices of routes stay in 32 bits
+constexpr int64_t kMaxPage = 1 << 16;
+
+void check_limit(const char* name, int64_t value, int64_t max) {
+  if (value < 0 || value > max) user_error("{} = {} is outside 1 ... {}", name, value, max);
+}
+
+FrontendLimits choose_limits(const FrontendOptions& o, int64_t max_positions) {
+  if (o.max_model_len > max_positions) {
+    user_error(
+        "max-model-len {} is more than the {} positions of the model (max_position_embeddings in "
+        "{})",
+        o.max_model_len, max_positions, (o.model_dir / "config.json").string());
+  }
+  check_limit("max-model-len", o.max_model_len, max_positions);
+  check_limit("max-num-seqs", o.max_num_seqs, kMaxBatch);
+  check_limit("max-num-batched-tokens", o.max_num_batched_tokens, kMaxBatch);
+  check_limit("max-logit-rows", o.max_logit_rows, kMaxBatch);
+  check_limit("page-size", o.page_size, kMaxPage);
+  if (o.page_size == 0) user_error("page-size = 0 is outside 1 ... {}", kMaxPage);
+  FrontendLimits l;
+  l.page_size = o.page_size;
+  l.max_model_len = o.max_model_len > 0 ? o.max_model_len : std::min<int64_t>(max_positions, 8192);
+  const int64_t tokens = o.max_num_batched_tokens;
+  l.max_num_seqs = o.max_num_seqs > 0 ? o.max_num_seqs
+                   : tokens > 0       ? std::min<int64_t>(64, tokens)
+                                      : 64;
+  l.max_num_batched_tokens = tokens > 0 ? tokens : std::max<int64_t>(2048, l.max_num_seqs);
+  l.max_logit_rows = o.max_logit_rows > 0 ? o.max_logit_rows : l.max_num_seqs;
+  if (l.max_num_batched_tokens < l.max_num_seqs) {
+    user_error(
+        "max-num-batched-tokens {} is less than max-num-seqs {}: every sequence needs a token a "
+        "step",
+        l.max_num_batched_tokens, l.max_num_seqs);
+  }
+  l.max_logit_rows = std::min(l.max_logit_rows, l.max_num_batched_tokens);
+  return l;
+}
+
+DType choose_activation(const FrontendOptions& o, const Architecture& arch,
+                        const Checkpoint* checkpoint) {
+  if (o.dtype != "auto" && o.dtype != "bf16" && o.dtype != "f16" && o.dtype != "f32") {
+    user_error("dtype '{}' is none of auto, bf16, f16 and f32", o.dtype);
+  }
+  if (o.cpu) return DType::f32;
+  if (o.dtype != "auto") return *parse_dtype(o.dtype);
+  DType dtype = arch.config_dtype;
+  if (checkpoint != nullptr) {
+    if (const TensorInfo* table = checkpoint->find(arch.names.embedding)) dtype = table->dtype;
+  }
+  return dtype == DType::f16 ? DType::f16 : DType::bf16;
+}
+
+/// End-of-sequence ids of config.json and, where there is one, generation_config.json. Ids outside
+/// the vocabulary (small test models keep those of the large one) can never be produced and are
+/// dropped.
+std::vector<int64_t> read_eos(const hf::Config& config, const std::filesystem::path& dir,
+                              int64_t vocab_size) {
+  std::set<int64_t> ids;
+  const auto add = [&](const std::vector<int64_t>& more) {
+    std::copy_if(more.begin(), more.end(), std::inserter(ids, ids.end()),
+                 [&](int64_t id) { return id >= 0 && id < vocab_size; });
+  };
+  add(config.integers({"eos_token_id"}));
+  const std::filesystem::path generation = dir / "generation_config.json";
+  if (std::filesystem::exists(generation))
+    add(hf::Config::read(generation).integers({"eos_token_id"}));
+  return {ids.begin(), ids.end()};
+}
+
+ModelFacts read_facts(const hf::Config& config, const FrontendOptions& options,
+                      const Architecture& arch) {
+  ModelFacts f;
+  f.name = arch.family;
+  f.vocab_size = arch.vocab_size;
+  f.eos_ids = read_eos(config, options.model_dir, arch.vocab_size);
+  const std::vector<int64_t> bos = config.integers({"bos_token_id"});
+  if (!bos.empty() && bos[0] >= 0 && bos[0] < arch.vocab_size) f.bos_id = bos[0];
+  f.layers = static_cast<int64_t>(arch.layers.size());
+  for (const Layer& layer : arch.layers) {
+    const auto* moe = std::get_if<MoeMlp>(&layer.mlp);
+    if (moe == nullptr) continue;
+    ++f.moe_layers;
+    f.experts = std::max(f.experts, moe->experts);
+    f.experts_per_token = std::max(f.experts_per_token, moe->gate.k);
+  }
+  return f;
+}
+
+std::string remark(const std::string& what, const std::vector<std::string>& names) {
+  constexpr size_t kShown = 5;
+  const std::vector<std::string> shown(names.begin(),
+                                       names.begin() + std::min(kShown, names.size()));
+  return fmt::format(
+      "{}: {}{}", what, fmt::join(shown, ", "),
+      names.size() > kShown ? fmt::format(" and {} more", names.size() - kShown) : "");
+}
+
+}  // namespace
+
+ImportedModel import_model(const FrontendOptions& options, const Checkpoint* checkpoint) {
+  SHUNT_CHECK(checkpoint != nullptr || options.dummy_weights, "import_model without a checkpoint");
+  if (options.dummy_weights) checkpoint = nullptr;
+  const std::filesystem::path file = options.model_dir / "config.json";
+  const hf::Config config = hf::Config::read(file);
+  const hf::Family& family = hf::find_family(config);
+  Architecture arch = family.read(config);
+  arch.family = family.model_type;
+
+  ImportedModel model;
+  model.facts = read_facts(config, options, arch);
+  model.ignored_keys = config.finish(family.model_type);
+  model.limits = choose_limits(options, arch.max_positions);
+  model.activation = choose_activation(options, arch, checkpoint);
+  BuiltModule built =
+      build_module(arch, checkpoint, {model.limits, model.activation, options.force_routing});
+  model.module = std::move(built.module);
+  model.unused_tensors = std::move(built.unused_tensors);
+  if (!model.ignored_keys.empty())
+    model.warnings.push_back(remark(file.string() + ": ignored", model.ignored_keys));
+  if (!model.unused_tensors.empty()) {
+    model.warnings.push_back(
+        remark("tensors of the checkpoint that the model does not use", model.unused_tensors));
+  }
+  return model;
+}
+
+}  // namespace shunt

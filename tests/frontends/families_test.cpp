@@ -1,0 +1,115 @@
+// Every family: the golden logical module of its conformance case
+// (tests/frontends/golden/<case>.mir; SHUNT_UPDATE=1 rewrites it), the same module from a config
+// with the keys of transformers 4, and the published shapes.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+
+#include "tests/frontends/model_dir.h"
+
+namespace shunt {
+namespace {
+
+const std::string kGolden = std::string(SHUNT_SOURCE_DIR) + "/tests/frontends/golden/";
+
+FrontendOptions small_limits() {
+  FrontendOptions o;
+  o.max_model_len = 64;
+  o.max_num_seqs = 4;
+  o.max_num_batched_tokens = 32;
+  o.page_size = 16;
+  return o;
+}
+
+std::string import_case(const std::string& name, FrontendOptions options = small_limits()) {
+  const ModelDir dir(test_data("conformance/" + name + "/config.json"));
+  dir.write("model.safetensors", test_data("conformance/" + name + "/model.safetensors"));
+  const ImportedModel model = dir.import(options);
+  ir::verify(*model.module);
+  EXPECT_TRUE(model.unused_tensors.empty()) << model.unused_tensors[0];
+  EXPECT_TRUE(model.warnings.empty()) << model.warnings[0];
+  return ir::print(*model.module);
+}
+
+class FamilyGolden : public testing::TestWithParam<const char*> {};
+
+TEST_P(FamilyGolden, logical_module) {
+  const std::string text = import_case(GetParam());
+  const std::string path = kGolden + GetParam() + ".mir";
+  const char* update = std::getenv("SHUNT_UPDATE");
+  if (update != nullptr && std::string(update) == "1") std::ofstream(path) << text;
+  std::ifstream in(path);
+  ASSERT_TRUE(in) << path << " is missing: run with SHUNT_UPDATE=1";
+  const std::string expected((std::istreambuf_iterator<char>(in)), {});
+  EXPECT_EQ(text, expected) << "run with SHUNT_UPDATE=1 if the change is meant";
+  EXPECT_EQ(ir::print(*ir::parse(text)), text);
+}
+
+TEST_P(FamilyGolden, keys_of_transformers_4_mean_the_same) {
+  const std::string name = GetParam();
+  const std::string config = test_data("conformance/" + name + "/config.json");
+  std::map<std::string, std::string> older = {{"rope_parameters", ""},
+                                              {"dtype", ""},
+                                              {"torch_dtype", "\"bfloat16\""},
+                                              {"rope_scaling", "null"},
+                                              {"transformers_version", "\"4.40.0\""}};
+  if (name == "mixtral" || name == "mixtral_window") older["rope_theta"] = "1000000.0";
+  if (name == "qwen3_moe")
+    older.insert({{"rope_theta", "10000.0"}, {"num_local_experts", ""}, {"num_experts", "8"}});
+  if (name == "llama_rope3") {
+    older["rope_theta"] = "500000.0";
+    older["rope_scaling"] =
+        R"({"type": "llama3", "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                                "original_max_position_embeddings": 64})";
+  }
+  const ModelDir newer_dir(config), older_dir(edited(config, older));
+  EXPECT_EQ(ir::print(*newer_dir.import_dummy().module),
+            ir::print(*older_dir.import_dummy().module));
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, FamilyGolden,
+                         testing::Values("mixtral", "mixtral_window", "qwen3_moe", "olmoe", "llama",
+                                         "llama_rope3"),
+                         [](const auto& info) { return std::string(info.param); });
+
+class PublishedShape : public testing::TestWithParam<const char*> {};
+
+TEST_P(PublishedShape, imports_from_its_config_alone) {
+  const ModelDir dir(test_data(std::string("configs/") + GetParam() + ".json"));
+  const auto start = std::chrono::steady_clock::now();
+  const ImportedModel model = dir.import_dummy();
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  ir::verify(*model.module);
+  EXPECT_TRUE(model.warnings.empty());
+  EXPECT_EQ(model.activation, DType::bf16);
+  EXPECT_EQ(model.facts.moe_layers, model.facts.layers);
+  EXPECT_LT(seconds.count(),
+            5.0);  // 1 s as a release build on a quiet machine; sanitisers are slower
+}
+
+TEST(PublishedShape, parameter_counts) {
+  const std::map<std::string, int64_t> counts = {
+      {"mixtral-8x7b", 46702792704}, {"qwen3-30b-a3b", 30532122624}, {"olmoe-1b-7b", 6919161856}};
+  for (const auto& [name, expected] : counts) {
+    const ModelDir dir(test_data("configs/" + name + ".json"));
+    const ImportedModel model = dir.import_dummy();
+    int64_t count = 0;
+    for (const ir::Param& param : model.module->params) {
+      if (param.value->name != "inv_freq") count += param.value->type.elements().constant();
+    }
+    EXPECT_EQ(count, expected) << name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Configs, PublishedShape,
+                         testing::Values("mixtral-8x7b", "qwen3-30b-a3b", "olmoe-1b-7b"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace shunt
