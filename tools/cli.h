@@ -1,0 +1,55 @@
+// What the subcommands of `shunt` share. Each cmd_<name>.cpp registers one subcommand: flags, then library calls.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "tools/driver.h"
+
+namespace shunt::cli {
+
+/// A subcommand's body returns the exit code.
+using Command = std::function<int()>;
+
+/// Registers a subcommand; main() runs the one the user named.
+CLI::App* add_command(CLI::App& app, const std::string& name, const std::string& description, Command& slot,
+                      Command body);
+
+/// The flags of `compile` that every command taking a model directory has too.
+struct CompileFlags {
+  CompileOptions options;
+  std::string input;      // PLAN or MODEL_DIR
+  std::string target;     // empty: the first GPU, else cpu
+  void add_to(CLI::App* command, bool limits = true);
+  /// `options` completed with the input, target, and printing of phases and warnings to stderr.
+  CompileOptions resolved(bool print_phases) const;
+  /// The plan directory: the input itself if it is one, else the cached plan of the model, compiled if need be. Says
+  /// on stderr what it did.
+  std::filesystem::path plan_directory() const;
+};
+
+/// A line that is rewritten in place while something long runs; only on a terminal.
+class Progress {
+ public:
+  void show(const std::string& line);
+  void clear();
+  ~Progress() { clear(); }
+
+ private:
+  size_t shown_ = 0;
+};
+
+/// "12.3 MiB".
+std::string human_bytes(int64_t bytes);
+
+void add_compile(CLI::App& app, Command& slot);
+void add_run(CLI::App& app, Command& slot);
+void add_inspect(CLI::App& app, Command& slot);
+void add_verify(CLI::App& app, Command& slot);
+void add_bench(CLI::App& app, Command& slot);
+
+}  // namespace shunt::cli

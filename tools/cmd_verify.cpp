@@ -1,0 +1,137 @@
+// shunt verify PLAN|MODEL_DIR: golden tensors, or the mean negative log-likelihood of a text. Exit 0 equal, 1 not.
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "ir/error.h"
+#include "runtime/engine/tokenizer.h"
+#include "tools/cli.h"
+#include "tools/verify.h"
+
+namespace shunt::cli {
+
+namespace {
+
+struct Flags {
+  CompileFlags compile;
+  std::string golden, text;
+  double atol = -1, rtol = -1, margin = -1;
+  int64_t tokens = 0, window = 512, kv_pages = 0;
+  bool reference = false, logical = false, json = false;
+};
+
+/// The golden beside the model if the user names none.
+std::string find_golden(const Flags& f) {
+  if (!f.golden.empty()) return f.golden;
+  for (const char* name : {"golden.safetensors", "golden.json"}) {
+    const auto path = std::filesystem::path(f.compile.input) / name;
+    if (std::filesystem::exists(path)) return path.string();
+  }
+  user_error("{} has no golden.safetensors or golden.json: give --golden FILE, or --text FILE", f.compile.input);
+}
+
+/// A plan made for verifying: logits of every row, near-ties can be forced.
+CompileOptions verify_options(const Flags& f, int64_t sequences, int64_t tokens, int64_t longest) {
+  CompileOptions o = f.compile.resolved(false);
+  o.force_routing = !find_target(o.target).is_cpu();
+  o.max_num_seqs = std::max(o.max_num_seqs, sequences);
+  o.max_num_batched_tokens = std::max(o.max_num_batched_tokens, tokens);
+  o.max_logit_rows = tokens;
+  o.max_model_len = std::max(o.max_model_len, longest);
+  return o;
+}
+
+std::unique_ptr<StepRunner> make_runner(const Flags& f, const CompileOptions& o, int64_t pages, bool* float32) {
+  if (f.reference || f.logical) {
+    CompileOptions cpu = o;
+    cpu.target = "cpu";
+    cpu.force_routing = false;
+    *float32 = true;
+    return make_reference_runner(cpu, !f.logical, pages);
+  }
+  const std::filesystem::path plan =
+      is_plan_directory(f.compile.input) ? std::filesystem::path(f.compile.input) : compile_cached(o).directory;
+  *float32 = load_plan(plan).activation_dtype == "f32";
+  return make_plan_runner(plan, f.kv_pages);
+}
+
+int print_report(const VerifyReport& report, bool json) {
+  if (json) {
+    nlohmann::ordered_json out = {{"schema", 1}, {"ok", report.ok()}, {"checks", nlohmann::json::array()}};
+    for (const VerifyLine& l : report.lines) out["checks"].push_back({{"what", l.what}, {"ok", l.ok}, {"text", l.text}});
+    fmt::print("{}\n", out.dump(2));
+  } else {
+    for (const VerifyLine& l : report.lines) fmt::print("{:<5}{:<24}{}\n", l.ok ? "ok" : "FAIL", l.what, l.text);
+    fmt::print("{}\n", report.ok() ? "verified" : "NOT equal");
+  }
+  return report.ok() ? 0 : 1;
+}
+
+int verify_nll(const Flags& f) {
+  std::ifstream file(f.text, std::ios::binary);
+  if (!file) user_error("{}: cannot be opened", f.text);
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  std::filesystem::path model = f.compile.input;
+  if (is_plan_directory(model)) model = load_plan(model).model_directory;
+  std::vector<int32_t> ids = Tokenizer::from_file(model / "tokenizer.json").encode(text);
+  if (f.tokens > 0) {
+    if (static_cast<int64_t>(ids.size()) < f.tokens) user_error("{} has {} tokens, not {}", f.text, ids.size(), f.tokens);
+    ids.resize(f.tokens);
+  }
+  const CompileOptions o = verify_options(f, 1, f.window, f.window);
+  bool float32 = true;
+  auto runner = make_runner(f, o, (f.window + 63) / 64, &float32);
+  Progress progress;
+  const double nll = mean_nll(*runner, ids, f.window, [&](int64_t done) {
+    progress.show(fmt::format("{} of {} tokens", done, ids.size()));
+  });
+  progress.clear();
+  if (f.json) {
+    const nlohmann::ordered_json out = {{"schema", 1}, {"tokens", ids.size()}, {"window", f.window}, {"nll", nll}};
+    fmt::print("{}\n", out.dump());
+  } else {
+    fmt::print("mean negative log-likelihood {:.5f} nats over {} tokens in windows of {}\n", nll, ids.size(), f.window);
+  }
+  return 0;
+}
+
+int body(const Flags& f) {
+  if (!f.text.empty()) return verify_nll(f);
+  const std::vector<GoldenSequence> golden = load_golden(find_golden(f));
+  int64_t tokens = 0, longest = 0;
+  for (const GoldenSequence& s : golden) {
+    tokens += static_cast<int64_t>(s.ids.size());
+    longest = std::max(longest, static_cast<int64_t>(s.ids.size() + s.greedy_ids.size()));
+  }
+  const auto sequences = static_cast<int64_t>(golden.size());
+  VerifyOptions options;
+  auto runner = make_runner(f, verify_options(f, sequences, tokens, longest), sequences * (longest / 64 + 1),
+                            &options.float32);
+  if (f.atol >= 0) options.atol = f.atol;
+  if (f.rtol >= 0) options.rtol = f.rtol;
+  if (f.margin >= 0) options.margin = f.margin;
+  return print_report(verify_golden(*runner, golden, options), f.json);
+}
+
+}  // namespace
+
+void add_verify(CLI::App& app, Command& slot) {
+  auto f = std::make_shared<Flags>();
+  CLI::App* c = add_command(app, "verify", "Compare with golden tensors, or print the negative log-likelihood.", slot,
+                            [f] { return body(*f); });
+  c->add_option("PLAN|MODEL_DIR", f->compile.input, "plan or model directory")->required();
+  f->compile.add_to(c);
+  c->add_option("--golden", f->golden, "golden file (default: golden.safetensors or golden.json in the directory)");
+  c->add_option("--atol", f->atol, "absolute tolerance (-1: the default rule)");
+  c->add_option("--rtol", f->rtol, "relative tolerance (-1: the default rule)");
+  c->add_option("--margin", f->margin, "least golden margin of greedy ids that are compared (-1: 1e-3, on a GPU 0.25)");
+  c->add_option("--text", f->text, "print the mean negative log-likelihood of this text instead");
+  c->add_option("--tokens", f->tokens, "with --text: only its first N tokens (0: all)");
+  c->add_option("--window", f->window, "with --text: tokens a window, each on its own")->check(CLI::Range(2, 1 << 20));
+  c->add_option("--kv-pages", f->kv_pages, "pages of KV state (0: what memory allows)");
+  c->add_flag("--reference", f->reference, "run the reference evaluator on the compiled module instead of a plan");
+  c->add_flag("--logical", f->logical, "run the reference evaluator on the module before any pass");
+  c->add_flag("--json", f->json, "JSON on stdout");
+}
+
+}  // namespace shunt::cli

@@ -1,0 +1,291 @@
+// Frontend, passes, lowering, NVRTC and the plan folder, in this order. Tested by tests/tools/driver_test.cpp.
+#include "tools/driver.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <optional>
+#include <thread>
+
+#include "codegen/kernel_headers.h"
+#include "codegen/lower.h"
+#include "frontends/frontend.h"
+#include "ir/error.h"
+#include "passes/runner.h"
+#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/digest.h"
+#include "runtime/device.h"
+#include "runtime/jit/jit.h"
+
+namespace shunt {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+class PhaseTimer {
+ public:
+  explicit PhaseTimer(const CompileOptions& options) : options_(options) {}
+  void end(std::string_view phase, std::string_view remark = "") {
+    const auto now = std::chrono::steady_clock::now();
+    if (options_.on_phase) options_.on_phase(phase, std::chrono::duration<double>(now - start_).count(), remark);
+    start_ = now;
+  }
+
+ private:
+  const CompileOptions& options_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+struct Imported {
+  std::optional<Checkpoint> checkpoint;
+  ImportedModel model;
+};
+
+Imported import(const CompileOptions& options) {
+  if (!fs::is_directory(options.model_dir)) {
+    user_error("{}: no such model directory", options.model_dir.string());
+  }
+  Imported in;
+  if (!options.dummy_weights) in.checkpoint = Checkpoint::open(options.model_dir);
+  FrontendOptions f;
+  f.model_dir = options.model_dir;
+  f.dtype = options.dtype;
+  f.cpu = find_target(options.target).is_cpu();
+  if (f.cpu && options.dtype != "auto" && options.dtype != "f32") {
+    user_error("--dtype {}: the cpu target computes in float32; use auto or f32", options.dtype);
+  }
+  f.max_model_len = options.max_model_len;
+  f.max_num_seqs = options.max_num_seqs;
+  f.max_num_batched_tokens = options.max_num_batched_tokens;
+  f.max_logit_rows = options.max_logit_rows;
+  f.dummy_weights = options.dummy_weights;
+  f.force_routing = options.force_routing;
+  in.model = import_model(f, in.checkpoint ? &*in.checkpoint : nullptr);
+  if (options.on_warning) {
+    for (const std::string& w : in.model.warnings) options.on_warning(w);
+  }
+  return in;
+}
+
+std::vector<passes::PassRecord> run_all_passes(ir::Module& module, const CompileOptions& options) {
+  passes::PassOptions p;
+  p.dump_dir = options.dump_phases_to.string();
+  if (!p.dump_dir.empty()) fs::create_directories(p.dump_dir);
+  return passes::run_pipeline(module, find_target(options.target), p);
+}
+
+/// Elements of all parameters, and of those one token uses: of a stack of experts, k of E.
+void count_parameters(const ir::Module& module, ModelInfo& info) {
+  info.parameters = info.active_parameters = 0;
+  for (const ir::Param& p : module.params) {
+    const int64_t n = p.value->type.elements().constant();
+    int64_t used = n;
+    for (const ir::Op* user : p.value->users) {
+      const bool routed = user->kind == ir::OpKind::routed_linear || user->kind == ir::OpKind::grouped_linear;
+      if (routed && user->operand(1) == p.value.get()) {
+        used = n / p.value->type.shape[0].constant() * info.experts_per_token;
+      }
+    }
+    info.parameters += n;
+    info.active_parameters += used;
+  }
+}
+
+Limits limits_of(const ImportedModel& model) {
+  const FrontendLimits& l = model.limits;
+  return {l.max_model_len, l.max_num_seqs, l.max_num_batched_tokens, l.max_logit_rows, l.page_size};
+}
+
+codegen::Lowered lower(const Imported& in, const CompileOptions& options) {
+  codegen::LowerOptions lower_options{find_target(options.target), limits_of(in.model), {}};
+  lower_options.find_tensor = [&](const std::string& name) {
+    const TensorInfo* t = in.checkpoint->find(name);
+    SHUNT_CHECK(t != nullptr, "tensor {} was checked at import", name);
+    return codegen::TensorSource{t->file, t->offset, t->bytes};
+  };
+  codegen::Lowered lowered = codegen::lower(*in.model.module, lower_options);
+  Plan& plan = lowered.plan;
+  plan.compiler = SHUNT_VERSION;
+  plan.activation_dtype = dtype_name(in.model.activation);
+  const ModelFacts& f = in.model.facts;
+  plan.model = {f.name,   f.vocab_size, f.eos_ids, f.bos_id, f.layers, f.experts, f.experts_per_token,
+                f.moe_layers, 0, 0};
+  count_parameters(*in.model.module, plan.model);
+  if (in.checkpoint) {
+    plan.model_directory = fs::canonical(options.model_dir).string();
+    for (const CheckpointFile& file : in.checkpoint->files()) {
+      plan.files.push_back({file.name, file.size, file.header_digest});
+    }
+  }
+  return lowered;
+}
+
+void compile_kernels(codegen::Lowered& lowered, const CompileOptions& options, CompiledPlan& out) {
+  std::vector<JitSource> sources;
+  std::vector<size_t> kernel_of;
+  for (size_t i = 0; i < lowered.sources.size(); ++i) {
+    if (lowered.sources[i].name.empty()) continue;  // a host kernel
+    sources.push_back({lowered.sources[i].name, lowered.sources[i].text()});
+    kernel_of.push_back(i);
+  }
+  if (sources.empty()) return;
+  JitOptions jit;
+  jit.cache_dir = (options.cache_dir.empty() ? default_cache_dir() : options.cache_dir) / "kernels";
+  jit.target = options.target;
+  jit.headers = codegen::kernel_headers();
+  jit.threads = options.jobs > 0 ? options.jobs : static_cast<int>(std::thread::hardware_concurrency());
+  const std::vector<JitResult> results = compile_all(sources, jit);
+  for (size_t i = 0; i < results.size(); ++i) {
+    const JitResult& r = results[i];
+    Kernel& kernel = lowered.plan.kernels[kernel_of[i]];
+    kernel.digest = r.digest;
+    out.kernels.push_back({"kernels/" + r.digest + ".cu", r.source});
+    out.kernels.push_back({"kernels/" + r.digest + ".cubin", std::string(r.cubin.begin(), r.cubin.end())});
+    (r.from_cache ? out.kernels_from_cache : out.kernels_compiled) += 1;
+  }
+}
+
+void write_file(const fs::path& path, std::string_view bytes) {
+  std::ofstream file(path, std::ios::binary);
+  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  file.close();
+  if (!file) user_error("cannot write {} (is the disk full?)", path.string());
+}
+
+void write_into(const CompiledPlan& compiled, const fs::path& directory) {
+  fs::create_directories(directory / "kernels");
+  for (const CompiledPlan::File& file : compiled.kernels) write_file(directory / file.name, file.bytes);
+  write_file(directory / "plan.json", to_json(compiled.plan));
+}
+
+/// A digest of everything that decides what compile() returns.
+std::string plan_key(const CompileOptions& o) {
+  Sha256 hash;
+  const auto add = [&](const std::string& text) {
+    hash.update(std::to_string(text.size()) + ":");
+    hash.update(text);
+  };
+  const fs::path exe = fs::read_symlink("/proc/self/exe");
+  add(fmt::format("{} {} {} {}", SHUNT_VERSION, kPlanFormat, fs::file_size(exe),
+                  fs::last_write_time(exe).time_since_epoch().count()));
+  add(fmt::format("{} {} {} {} {} {} {} {}", o.target, o.dtype, o.max_model_len, o.max_num_seqs,
+                  o.max_num_batched_tokens, o.max_logit_rows, o.dummy_weights, o.force_routing));
+  add(fs::canonical(o.model_dir).string());
+  for (const char* name : {"config.json", "generation_config.json"}) {
+    std::ifstream file(o.model_dir / name, std::ios::binary);
+    add(std::string(std::istreambuf_iterator<char>(file), {}));
+  }
+  if (!o.dummy_weights) {
+    const Checkpoint checkpoint = Checkpoint::open(o.model_dir);
+    for (const CheckpointFile& f : checkpoint.files()) {
+      add(fmt::format("{} {} {}", f.name, f.size, f.header_digest));
+    }
+  }
+  return hash.hex();
+}
+
+}  // namespace
+
+CompiledPlan compile(const CompileOptions& options, bool plan_only) {
+  PhaseTimer timer(options);
+  Imported in = import(options);
+  timer.end("import");
+  for (const passes::PassRecord& r : run_all_passes(*in.model.module, options)) {
+    if (options.on_phase) options.on_phase(r.name, r.seconds, r.changed ? "" : "no change");
+  }
+  timer.end("passes");
+  codegen::Lowered lowered = lower(in, options);
+  timer.end("lower", fmt::format("{} programs", lowered.plan.programs.size()));
+  CompiledPlan out;
+  if (!plan_only) {
+    compile_kernels(lowered, options, out);
+    timer.end("kernels", fmt::format("{} compiled, {} from the cache", out.kernels_compiled,
+                                     out.kernels_from_cache));
+    if (!options.dump_kernels_to.empty()) {
+      fs::create_directories(options.dump_kernels_to / "kernels");
+      for (const CompiledPlan::File& f : out.kernels) write_file(options.dump_kernels_to / f.name, f.bytes);
+    }
+  }
+  out.plan = std::move(lowered.plan);
+  if (!plan_only) {
+    validate(out.plan);
+    timer.end("validate");
+  }
+  return out;
+}
+
+void write_plan(const CompiledPlan& compiled, const fs::path& directory) {
+  if (fs::exists(directory) && !is_plan_directory(directory) && !fs::is_empty(directory)) {
+    user_error("{} exists and is not a plan: choose another -o, or remove it", directory.string());
+  }
+  const fs::path target = directory.has_filename() ? directory : directory.parent_path();
+  if (target.has_parent_path()) fs::create_directories(target.parent_path());
+  const fs::path temporary = target.string() + fmt::format(".tmp{}", ::getpid());
+  try {
+    write_into(compiled, temporary);
+    fs::remove_all(target);
+    fs::rename(temporary, target);
+  } catch (const fs::filesystem_error& e) {
+    std::error_code ignored;
+    fs::remove_all(temporary, ignored);
+    user_error("cannot write the plan {}: {}", directory.string(), e.code().message());
+  } catch (...) {
+    std::error_code ignored;
+    fs::remove_all(temporary, ignored);
+    throw;
+  }
+}
+
+CachedPlan compile_cached(const CompileOptions& options) {
+  if (!fs::is_directory(options.model_dir)) {
+    user_error("{}: no such model or plan directory", options.model_dir.string());
+  }
+  const fs::path cache = options.cache_dir.empty() ? default_cache_dir() : options.cache_dir;
+  const fs::path directory = cache / "plans" / plan_key(options);
+  if (is_plan_directory(directory)) return {directory, true};
+  write_plan(compile(options), directory);
+  return {directory, false};
+}
+
+fs::path default_cache_dir() {
+  const auto env = [](const char* name) -> std::string {
+    const char* value = std::getenv(name);
+    return value == nullptr ? "" : value;
+  };
+  fs::path dir = env("SHUNT_CACHE_DIR");
+  if (dir.empty() && !env("XDG_CACHE_HOME").empty()) dir = fs::path(env("XDG_CACHE_HOME")) / "shunt";
+  if (dir.empty() && !env("HOME").empty()) dir = fs::path(env("HOME")) / ".cache" / "shunt";
+  if (dir.empty()) user_error("no place for the cache: set SHUNT_CACHE_DIR or HOME");
+  std::error_code error;
+  fs::create_directories(dir, error);
+  if (error) user_error("cannot create the cache folder {}: {}", dir.string(), error.message());
+  ::chmod(dir.c_str(), 0700);
+  return dir;
+}
+
+bool is_plan_directory(const fs::path& path) { return fs::is_regular_file(path / "plan.json"); }
+
+std::string default_target() {
+  if (device_count() == 0) return "cpu";
+  const int sm = device_compute_capability(0);
+  if (sm == 90) return "sm_90a";
+  if (sm >= 80 && sm < 90) return "sm_80";
+  return "cpu";
+}
+
+ModuleForReference import_module(const CompileOptions& options, bool after_passes) {
+  Imported in = import(options);
+  if (after_passes) run_all_passes(*in.model.module, options);
+  ModuleForReference out;
+  out.limits = limits_of(in.model);
+  out.vocab_size = in.model.facts.vocab_size;
+  out.forced_width = options.force_routing ? in.model.facts.experts_per_token : 0;
+  out.module = std::move(in.model.module);
+  return out;
+}
+
+}  // namespace shunt

@@ -1,0 +1,84 @@
+// The compile API: a model directory and options become a plan on disk. What `shunt compile` and `shunt run` call.
+//
+//   shunt::CompileOptions options;
+//   options.model_dir = "examples/storyteller";
+//   options.target = "cpu";
+//   std::filesystem::path plan = shunt::compile_cached(options).directory;
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ir/module.h"
+#include "runtime/plan/plan.h"
+
+namespace shunt {
+
+struct CompileOptions {
+  std::filesystem::path model_dir;
+  std::string target = "cpu";
+  std::string dtype = "auto";          // activations: auto, bf16, f16, f32
+  int64_t max_model_len = 0;           // 0: the frontend's default (frontends/frontend.h)
+  int64_t max_num_seqs = 0;
+  int64_t max_num_batched_tokens = 0;
+  int64_t max_logit_rows = 0;
+  bool dummy_weights = false;          // config.json is enough; random weights
+  bool force_routing = false;          // adds the forced.N inputs that `verify` uses
+  std::filesystem::path dump_phases_to;   // a .mir file a pass; empty: none
+  std::filesystem::path dump_kernels_to;  // .cu and .cubin of every kernel; empty: none
+  std::filesystem::path cache_dir;        // empty: default_cache_dir()
+  int jobs = 0;                           // NVRTC threads; 0: all cores
+  /// Called when a phase ends: "import", "fuse_glu", "lower", "kernels", ... with its seconds and a remark.
+  std::function<void(std::string_view phase, double seconds, std::string_view remark)> on_phase;
+  std::function<void(std::string_view warning)> on_warning;
+};
+
+/// Everything a plan directory will hold.
+struct CompiledPlan {
+  Plan plan;
+  struct File {
+    std::string name;  // "kernels/<digest>.cubin"
+    std::string bytes;
+  };
+  std::vector<File> kernels;
+  int kernels_compiled = 0, kernels_from_cache = 0;
+};
+
+/// Compiles in memory; with `plan_only` kernels are not compiled (their digests stay empty) and memory is planned.
+CompiledPlan compile(const CompileOptions& options, bool plan_only = false);
+
+/// Writes a plan directory, atomically: a temporary folder beside it, then a rename. Replaces an existing plan;
+/// refuses (UserError) to replace anything else.
+void write_plan(const CompiledPlan& compiled, const std::filesystem::path& directory);
+
+struct CachedPlan {
+  std::filesystem::path directory;
+  bool was_cached = false;
+};
+/// The plan of these options in the cache, compiled first if it is not there.
+CachedPlan compile_cached(const CompileOptions& options);
+
+/// $SHUNT_CACHE_DIR, else $XDG_CACHE_HOME/shunt, else ~/.cache/shunt. Created with mode 0700.
+std::filesystem::path default_cache_dir();
+
+/// True if `path` is a folder with a plan.json.
+bool is_plan_directory(const std::filesystem::path& path);
+
+/// "sm_90a", "sm_80" of the first GPU, or "cpu" where there is none or no target fits it.
+std::string default_target();
+
+/// The module after the frontend and, if asked, all passes, and what a caller needs to run it.
+struct ModuleForReference {
+  std::unique_ptr<ir::Module> module;
+  Limits limits;
+  int64_t vocab_size = 0;
+  int64_t forced_width = 0;  // k of the inputs forced.N; 0: none
+};
+ModuleForReference import_module(const CompileOptions& options, bool after_passes);
+
+}  // namespace shunt
