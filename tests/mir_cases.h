@@ -40,7 +40,8 @@ bool update_expectations();
 /// Replaces (or adds) what follows EXPECT of the case of this name in its file.
 void rewrite_expectation(const MirCase& mir_case, const std::string& text);
 
-/// For gtest: a case's name as the parameter's name.
+/// For gtest: a case in messages, and its name as the parameter's name.
+inline void PrintTo(const MirCase& c, std::ostream* out) { *out << c.file << ":" << c.line; }
 std::string mir_case_test_name(const testing::TestParamInfo<MirCase>& info);
 
 /// Runs both modules on the same seeded random inputs and compares every graph output, every pinned
