@@ -48,7 +48,7 @@ struct Attention {
   double qk_norm_eps = 1e-5;
   double clip_qkv =
       0;  // > 0: q, k and v are clamped to [-clip, clip], after the norm, before rotation
-  std::optional<Rope> rope;
+  std::optional<Rope> rope = {};
   double scale = 1;    // multiplies q . k
   int64_t window = 0;  // > 0: the last so many keys, the query's own included
   int64_t chunk = 0;   // > 0: only keys of the same chunk of positions

@@ -1,5 +1,5 @@
 // A Hugging Face model directory becomes a logical module. Entry point: import_model. Tested by
-// tests/frontends/frontend_test.cpp.
+// tests/frontends/frontend_test.cpp; fuzzed by tests/fuzz/fuzz_config.cpp.
 #include "frontends/frontend.h"
 
 #include <fmt/ranges.h>
@@ -8,7 +8,7 @@
 #include <set>
 
 #include "frontends/builder.h"
-#include "frontends/hf/registry.h"
+#include "frontends/import.h"
 #include "ir/error.h"
 #include "runtime/checkpoint/checkpoint.h"
 
@@ -16,15 +16,16 @@ namespace shunt {
 
 namespace {
 
-constexpr int64_t kMaxBatch =
-    1 << 20;  // tokens or sequences of a step: indices of routes stay in 32 bits
+constexpr int64_t kMaxBatch = 1 << 20;   // tokens or sequences of a step
+constexpr int64_t kMaxRoutes = 1 << 30;  // tokens * experts a token: their indices are 32 bits
 constexpr int64_t kMaxPage = 1 << 16;
 
 void check_limit(const char* name, int64_t value, int64_t max) {
   if (value < 0 || value > max) user_error("{} = {} is outside 1 ... {}", name, value, max);
 }
 
-FrontendLimits choose_limits(const FrontendOptions& o, int64_t max_positions) {
+FrontendLimits choose_limits(const FrontendOptions& o, int64_t max_positions,
+                             int64_t experts_per_token) {
   if (o.max_model_len > max_positions) {
     user_error(
         "max-model-len {} is more than the {} positions of the model (max_position_embeddings in "
@@ -51,6 +52,10 @@ FrontendLimits choose_limits(const FrontendOptions& o, int64_t max_positions) {
         "max-num-batched-tokens {} is less than max-num-seqs {}: every sequence needs a token a "
         "step",
         l.max_num_batched_tokens, l.max_num_seqs);
+  }
+  if (l.max_num_batched_tokens * experts_per_token > kMaxRoutes) {
+    user_error("max-num-batched-tokens {} with {} experts a token is more than {} routes a step",
+               l.max_num_batched_tokens, experts_per_token, kMaxRoutes);
   }
   l.max_logit_rows = std::min(l.max_logit_rows, l.max_num_batched_tokens);
   return l;
@@ -117,31 +122,35 @@ std::string remark(const std::string& what, const std::vector<std::string>& name
 
 }  // namespace
 
-ImportedModel import_model(const FrontendOptions& options, const Checkpoint* checkpoint) {
-  SHUNT_CHECK(checkpoint != nullptr || options.dummy_weights, "import_model without a checkpoint");
-  if (options.dummy_weights) checkpoint = nullptr;
-  const std::filesystem::path file = options.model_dir / "config.json";
-  const hf::Config config = hf::Config::read(file);
-  const hf::Family& family = hf::find_family(config);
+ImportedModel import_config(const hf::Config& config, const hf::Family& family,
+                            const FrontendOptions& options, const Checkpoint* checkpoint) {
   Architecture arch = family.read(config);
   arch.family = family.model_type;
 
   ImportedModel model;
   model.facts = read_facts(config, options, arch);
   model.ignored_keys = config.finish(family.model_type);
-  model.limits = choose_limits(options, arch.max_positions);
+  model.limits = choose_limits(options, arch.max_positions, model.facts.experts_per_token);
   model.activation = choose_activation(options, arch, checkpoint);
   BuiltModule built =
       build_module(arch, checkpoint, {model.limits, model.activation, options.force_routing});
   model.module = std::move(built.module);
   model.unused_tensors = std::move(built.unused_tensors);
-  if (!model.ignored_keys.empty())
-    model.warnings.push_back(remark(file.string() + ": ignored", model.ignored_keys));
+  if (!model.ignored_keys.empty()) {
+    model.warnings.push_back(remark(config.file() + ": ignored", model.ignored_keys));
+  }
   if (!model.unused_tensors.empty()) {
     model.warnings.push_back(
         remark("tensors of the checkpoint that the model does not use", model.unused_tensors));
   }
   return model;
+}
+
+ImportedModel import_model(const FrontendOptions& options, const Checkpoint* checkpoint) {
+  SHUNT_CHECK(checkpoint != nullptr || options.dummy_weights, "import_model without a checkpoint");
+  const hf::Config config = hf::Config::read(options.model_dir / "config.json");
+  return import_config(config, hf::find_family(config), options,
+                       options.dummy_weights ? nullptr : checkpoint);
 }
 
 }  // namespace shunt

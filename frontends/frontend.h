@@ -31,7 +31,7 @@ struct FrontendOptions {
   int64_t max_model_len = 0;           // min(config's max_position_embeddings, 8192)
   int64_t max_num_seqs = 0;            // 64, or max_num_batched_tokens if that is given and smaller
   int64_t max_num_batched_tokens = 0;  // 2048, or max_num_seqs if that is larger
-  int64_t max_logit_rows = 0;          // max_num_seqs
+  int64_t max_logit_rows = 0;          // max_num_seqs; never above max_num_batched_tokens
   int64_t page_size = 64;              // tokens of a page of KV state
   /// Parameters are random numbers of the config's dtype; no checkpoint is needed.
   bool dummy_weights = false;
