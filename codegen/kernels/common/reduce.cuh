@@ -26,6 +26,27 @@ __device__ __forceinline__ float warp_max(float x) {
   return x;
 }
 
+/// Sums kCount (a power of two, at most 32) values over the warp at once, in kCount - 1 + log2(32 / kCount) exchanges:
+/// lane l gets the total of values[l / (32 / kCount)].
+template <int kCount>
+__device__ __forceinline__ float warp_sum_each(float (&values)[kCount]) {
+  int step = 16;
+#pragma unroll
+  for (int alive = kCount; alive > 1; alive /= 2, step /= 2) {
+    // Partners split the values that are alive: each keeps one half and hands over the other.
+    const bool upper = (lane_index() & step) != 0;
+#pragma unroll
+    for (int i = 0; i < alive / 2; ++i) {
+      const float keep = upper ? values[i + alive / 2] : values[i];
+      const float give = upper ? values[i] : values[i + alive / 2];
+      values[i] = keep + __shfl_xor_sync(kFullWarp, give, step);
+    }
+  }
+#pragma unroll
+  for (; step > 0; step /= 2) values[0] += __shfl_xor_sync(kFullWarp, values[0], step);
+  return values[0];
+}
+
 /// Sum over a block of kThreads (a multiple of 32) threads; every thread gets it. `scratch` is shared memory for
 /// kThreads / 32 floats; its earlier contents must no longer be needed, and it may be reused after the next barrier.
 template <int kThreads>

@@ -1,0 +1,156 @@
+// Tiled products: the choice of a tile for the tensor cores, and the launches of kernels/gemm.cuh and gemm_simt.cuh.
+// Entry points: choose_mma, emit_mma, emit_simt. Covered by tests/codegen/linear_rows_test.cpp and
+// linear_nvrtc_test.cpp.
+#include "codegen/emit/linear_tiles.h"
+
+#include <algorithm>
+
+#include "ir/error.h"
+
+namespace shunt::codegen {
+
+namespace {
+
+constexpr int64_t kSimtTile = 64;  // rows, and rows of w, of a block of kernels/gemm_simt.cuh
+constexpr int64_t kMaxGridY = 65535;
+
+constexpr MmaTile kMmaTiles[] = {
+    {16, 32, 1, 2, 6, 0.08},  {16, 64, 1, 4, 6, 0.10},   {32, 64, 1, 4, 5, 0.18},  {32, 128, 1, 4, 4, 0.22},
+    {64, 64, 2, 2, 4, 0.30},  {64, 128, 2, 2, 4, 0.38},  {128, 128, 2, 4, 3, 0.45},
+};
+
+bool is_grouped(const Product& p) { return p.op.kind == ir::OpKind::grouped_linear; }
+
+/// Matrices that have rows at all.
+int64_t active_groups(const Product& p, int64_t rows) { return is_grouped(p) ? std::min(p.experts, rows) : 1; }
+
+/// Row tiles over all groups: with rows spread unevenly, a group has about half a tile too much.
+double expected_row_tiles(const Product& p, int64_t rows, int64_t block_m) {
+  const int64_t groups = active_groups(p, rows);
+  if (groups == 1) return static_cast<double>(ceil_div(rows, block_m));
+  const double full = static_cast<double>(rows) / static_cast<double>(block_m);
+  return std::max(static_cast<double>(groups), full + 0.5 * static_cast<double>(groups));
+}
+
+double tile_seconds(const Product& p, const Context& context, const MmaTile& t) {
+  const Target& target = context.target;
+  const int64_t rows = std::max<int64_t>(1, context.bound(p.rows));
+  const double tiles = expected_row_tiles(p, rows, t.block_m) *
+                       static_cast<double>(ceil_div(p.columns, t.columns(p)));
+  const double sms = static_cast<double>(target.sm_count);
+  const double busy = std::min(1.0, tiles / sms);  // share of the machine that has work
+  const double depth = static_cast<double>(round_up(p.depth, 64));
+  const double area = static_cast<double>(t.block_m * t.block_n);
+  const double edges = static_cast<double>(t.block_m + t.block_n);
+  const double compute = 2 * tiles * area * depth / (target.matmul_flops_per_s * t.compute_share * busy);
+  // Every tile pulls its part of x and w through the L2 cache.
+  const double l2 = 2 * tiles * edges * depth / (target.memory_bytes_per_s * 1.2 * busy);
+  const double move = product_bytes(p, context) / (target.memory_bytes_per_s * 0.7 * busy);
+  const double slow_copies = p.depth % 8 == 0 ? 1.0 : 6.0;
+  return target.launch_seconds + kRampSeconds + std::max({compute, l2, move}) * slow_copies;
+}
+
+/// Blocks that share the row tiles of one expert. One expert may get all rows, so blocks loop; this only spreads the
+/// usual case.
+int64_t row_blocks(const Product& p, const Context& context, int64_t block_m) {
+  const double share = static_cast<double>(context.bound(p.rows)) /
+                       static_cast<double>(p.experts * block_m);
+  return std::clamp<int64_t>(static_cast<int64_t>(2 * share + 0.5), 1, 64);
+}
+
+/// The parts of a launch that the dense and the grouped kernels of both headers have in common.
+void add_product(LaunchBuilder& launch, const Product& p) {
+  launch.type("Out", p.out_type())
+      .number("kDepth", p.depth)
+      .number("kOutColumns", p.columns)
+      .boolean("kGlu", p.glu)
+      .boolean("kGrouped", is_grouped(p));
+  const bool grouped = is_grouped(p);
+  launch.number("kGather", grouped ? p.op.as<ir::GroupedLinearAttrs>().gather : 0)
+      .boolean("kScatter", grouped && p.op.as<ir::GroupedLinearAttrs>().scatter);
+  launch.extra(epilogue_text(p));
+  launch.in("x", p.x).in("w", p.w);
+  if (grouped) {
+    launch.in("offsets", p.op.operand(2)).in("rows", p.op.operand(3)).out("out", p.op.result());
+  } else {
+    launch.out("out", p.op.result()).i32("count", p.rows);
+  }
+  add_extra_operands(p, launch);
+}
+
+std::array<DimExpr, 3> grid_of(const Product& p, const Context& context, int64_t block_m, int64_t columns) {
+  const DimExpr column_tiles(ceil_div(p.columns, columns));
+  if (is_grouped(p)) return {column_tiles, DimExpr(p.experts), DimExpr(row_blocks(p, context, block_m))};
+  return {column_tiles, DimExpr::ceildiv(p.rows, block_m), DimExpr(1)};
+}
+
+bool fits_grid(const Product& p, const Context& context, int64_t block_m) {
+  const int64_t rows = context.bound(p.rows);
+  return rows >= 1 && (is_grouped(p) ? p.experts : ceil_div(rows, block_m)) <= kMaxGridY;
+}
+
+}  // namespace
+
+bool supports_mma(const Product& p, const Context& context) {
+  return has_device_types(p, context) && p.weights_are_ready() && is_half(p.x_type()) &&
+         p.x_type() == p.w_type() && context.target.sm >= 80 && fits_grid(p, context, 16);
+}
+
+MmaChoice choose_mma(const Product& p, const Context& context) {
+  const MmaTile* best = nullptr;
+  double least = 0;
+  for (const MmaTile& tile : kMmaTiles) {
+    if (tile.smem() > context.target.smem_per_block) continue;
+    const double seconds = tile_seconds(p, context, tile);
+    if (best != nullptr && seconds >= least) continue;
+    best = &tile;
+    least = seconds;
+  }
+  SHUNT_CHECK(best != nullptr, "no tile fits {} bytes of shared memory", context.target.smem_per_block);
+  return {*best, least};
+}
+
+void emit_mma(const Product& p, StepBuilder& steps) {
+  const Context& context = steps.context();
+  const MmaTile tile = choose_mma(p, context).tile;
+  LaunchBuilder launch(steps, is_grouped(p) ? "grouped_linear_mma" : "linear_mma", "gemm.cuh",
+                       is_grouped(p) ? "grouped_gemm" : "gemm");
+  launch.type("T", p.x_type())
+      .number("kBlockM", tile.block_m)
+      .number("kBlockN", tile.block_n)
+      .number("kWarpsM", tile.warps_m)
+      .number("kWarpsN", tile.warps_n)
+      .number("kStages", tile.stages)
+      .number("kSmemBytes", tile.smem())
+      .boolean("kAligned", p.depth % 8 == 0);
+  add_product(launch, p);
+  launch.launch(grid_of(p, context, tile.block_m, tile.columns(p)), tile.threads(), tile.smem(),
+                context.target.smem_per_block >= 2 * tile.smem() ? 2 : 1);
+}
+
+bool supports_simt(const Product& p, const Context& context) {
+  return has_device_types(p, context) && fits_grid(p, context, kSimtTile);
+}
+
+double simt_seconds(const Product& p, const Context& context) {
+  const Target& target = context.target;
+  const int64_t rows = std::max<int64_t>(1, context.bound(p.rows));
+  const double tiles = expected_row_tiles(p, rows, kSimtTile) *
+                       static_cast<double>(ceil_div(p.weight_rows(), kSimtTile));
+  const double busy = std::min(1.0, tiles / static_cast<double>(target.sm_count));
+  const double flops = 2 * tiles * kSimtTile * kSimtTile * static_cast<double>(round_up(p.depth, 16));
+  const double compute = flops / (target.vector_flops_per_s * 0.2 * busy);
+  const double move = product_bytes(p, context) / (target.memory_bytes_per_s * 0.3 * busy);
+  return target.launch_seconds + kRampSeconds + std::max(compute, move);
+}
+
+void emit_simt(const Product& p, StepBuilder& steps) {
+  const Context& context = steps.context();
+  LaunchBuilder launch(steps, is_grouped(p) ? "grouped_linear_simt" : "linear_simt", "gemm_simt.cuh",
+                       is_grouped(p) ? "grouped_simt_gemm" : "simt_gemm");
+  launch.type("X", p.x_type()).type("W", p.w_type());
+  add_product(launch, p);
+  launch.launch(grid_of(p, context, kSimtTile, kSimtTile / p.parts()), 256, 0, 2);
+}
+
+}  // namespace shunt::codegen

@@ -1,0 +1,54 @@
+// What gemm.cuh and gemm_simt.cuh share: which rows of x a block multiplies with which matrix, where results go, and
+// how weight rows are laid out in a tile.
+#pragma once
+
+#include "common/common.cuh"
+
+namespace shunt {
+
+/// Rows [begin, end) of a product, all with the same weights.
+template <class Config>
+struct RowRange {
+  const int* rows;  // grouped: the route of every sorted row; else unused
+  int begin, end;
+  int expert;       // grouped: the epilogue's row
+
+  /// Row of x behind product row r.
+  __device__ __forceinline__ int source(int r) const {
+    if constexpr (Config::kGrouped && Config::kGather > 0) return rows[r] / Config::kGather;
+    return r;
+  }
+  /// Row of the result.
+  __device__ __forceinline__ int64 target(int r) const {
+    if constexpr (Config::kGrouped && Config::kScatter) return rows[r];
+    return r;
+  }
+  __device__ __forceinline__ int epilogue_row(int r) const { return Config::kGrouped ? expert : r; }
+};
+
+/// linear: all rows.
+template <class Config>
+__device__ __forceinline__ RowRange<Config> all_rows(int count) {
+  return {nullptr, 0, count, 0};
+}
+
+/// grouped_linear: the rows of one expert; offsets[E + 1] are device data. Never reads past the last offset.
+template <class Config>
+__device__ __forceinline__ RowRange<Config> rows_of_expert(const int* offsets, const int* rows, int expert) {
+  return {rows, offsets[expert], offsets[expert + 1], expert};
+}
+
+/// Row of w behind row `i` of the tile that computes result columns from `first_column` on, or -1 past the end. With
+/// glu the tile alternates kGroup rows of `gate` and the kGroup rows of `up` for the same result columns.
+template <class Config, int kGroup>
+__device__ __forceinline__ int weight_row(int first_column, int i) {
+  if constexpr (Config::kGlu) {
+    const int column = first_column + i / (2 * kGroup) * kGroup + i % kGroup;
+    const int part = i / kGroup % 2;
+    return column < Config::kOutColumns ? part * Config::kOutColumns + column : -1;
+  } else {
+    return first_column + i < Config::kOutColumns ? first_column + i : -1;
+  }
+}
+
+}  // namespace shunt
