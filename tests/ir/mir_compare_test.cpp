@@ -81,7 +81,7 @@ const std::string kAttentionInputs =
     "{\n";
 const std::string kAttentionHead = kHead +
                                    "state @k : f32[2, 4]\nstate @v : f32[2, 4]\nparam @f : "
-                                   "f32[1]\nparam @qn : f32[4]\nparam @kn : f32[4]\n"
+                                   "f32[2]\nparam @qn : f32[4]\nparam @kn : f32[4]\n"
                                    "graph @step(%qkv : f32[T, 32]" +
                                    kAttentionInputs;
 const std::string kAttend =

@@ -2,9 +2,9 @@
 // they name.
 #include <gtest/gtest.h>
 
+#include <cctype>
 #include <filesystem>
 #include <fstream>
-#include <regex>
 #include <set>
 
 #include "ir/error.h"
@@ -63,8 +63,20 @@ std::set<std::string> failing_rules() {
   return rules;
 }
 
+/// "C1", "C2", ... as they stand in a comment.
+std::set<std::string> labels(const std::string& comment) {
+  std::set<std::string> found;
+  for (size_t at = comment.find(" C"); at != std::string::npos; at = comment.find(" C", at + 1)) {
+    size_t end = at + 2;
+    while (end < comment.size() && std::isdigit(static_cast<unsigned char>(comment[end]))) ++end;
+    if (end > at + 2) found.insert(comment.substr(at + 1, end - at - 1));
+  }
+  return found;
+}
+
 /// The rules that the comments above the infer_ functions list, and C0 of every op.
 std::set<std::string> documented_rules() {
+  const std::string start = "std::vector<Type> infer_";
   std::set<std::string> rules;
   for (const auto& entry :
        std::filesystem::directory_iterator(std::string(SHUNT_SOURCE_DIR) + "/ir/ops")) {
@@ -75,13 +87,10 @@ std::set<std::string> documented_rules() {
         comment += line;
         continue;
       }
-      std::smatch name;
-      if (std::regex_search(line, name, std::regex(R"(^std::vector<Type> infer_(\w+)\()"))) {
-        rules.insert(name[1].str() + " (C0)");
-        const std::regex label(R"(\b(C\d+)\b)");
-        for (std::sregex_iterator it(comment.begin(), comment.end(), label), end; it != end; ++it) {
-          rules.insert(name[1].str() + " (" + (*it)[1].str() + ")");
-        }
+      if (line.rfind(start, 0) == 0) {
+        const std::string op = line.substr(start.size(), line.find('(') - start.size());
+        rules.insert(op + " (C0)");
+        for (const std::string& label : labels(comment)) rules.insert(op + " (" + label + ")");
       }
       comment.clear();
     }
