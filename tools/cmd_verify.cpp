@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ir/error.h"
+#include "ir/target.h"
 #include "runtime/engine/tokenizer.h"
 #include "tools/cli.h"
 #include "tools/verify.h"

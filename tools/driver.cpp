@@ -185,7 +185,7 @@ std::string plan_key(const CompileOptions& o) {
       add(fmt::format("{} {} {}", f.name, f.size, f.header_digest));
     }
   }
-  return hash.hex();
+  return hash.finish_hex();
 }
 
 }  // namespace
@@ -271,7 +271,7 @@ bool is_plan_directory(const fs::path& path) { return fs::is_regular_file(path /
 
 std::string default_target() {
   if (device_count() == 0) return "cpu";
-  const int sm = device_compute_capability(0);
+  const int sm = device_info(0).sm;
   if (sm == 90) return "sm_90a";
   if (sm >= 80 && sm < 90) return "sm_80";
   return "cpu";

@@ -1,7 +1,9 @@
 // Comparing a model on some executor with golden data, and its mean negative log-likelihood on a text.
 #pragma once
 
+#include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 

@@ -7,21 +7,20 @@
 namespace shunt::host {
 namespace {
 
-/// The finaliser of splitmix64.
-uint64_t mix(uint64_t x) {
-  x ^= x >> 30;
-  x *= 0xbf58476d1ce4e5b9u;
-  x ^= x >> 27;
-  x *= 0x94d049bb133111ebu;
+uint64_t splitmix64(uint64_t x) {
+  x += 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
   return x ^ (x >> 31);
 }
 
-/// Box and Muller: two 32-bit uniforms of one hash to one standard normal number.
+/// Box and Muller over two uniforms of 24 bits; the formula every target uses (ir/reference/load.cpp).
 float normal(uint64_t seed, uint64_t i) {
-  const uint64_t bits = mix(mix(seed + 0x9e3779b97f4a7c15u) + i * 0x9e3779b97f4a7c15u);
-  const float u = (static_cast<float>(bits >> 40) + 0.5f) * 0x1p-24f;                // (0, 1)
-  const float angle = static_cast<float>(bits & 0xffffff) * (0x1p-24f * 6.2831853f);
-  return std::sqrt(-2.0f * std::log(u)) * std::cos(angle);
+  const uint64_t a = splitmix64(seed * 0x9e3779b97f4a7c15u + i);
+  const uint64_t b = splitmix64(a);
+  const float u1 = static_cast<float>((a >> 40) + 1) * 0x1p-24f;  // (0, 1]
+  const float u2 = static_cast<float>(b >> 40) * 0x1p-24f;        // [0, 1)
+  return std::sqrt(-2.0f * std::log(u1)) * std::cos(6.2831853f * u2);
 }
 
 }  // namespace
