@@ -1,0 +1,57 @@
+// Compiles the rows of emit/attention.cpp over head sizes, groups, element types and masks.
+#include "codegen/emit/families.h"
+#include "tests/codegen/row_compiler.h"
+
+namespace shunt::codegen {
+namespace {
+
+struct Case {
+  const char* type;
+  int heads, kv_heads, dim, dim_v;
+  const char* attrs;
+  bool sinks = false;
+};
+
+std::string module_text(const Case& c) {
+  return fmt::format(
+      "module @t stage(logical)\ndim S in [1, 64]\ndim T in [1, 64]\nstate @k : {0}[{1}, {2}]\n"
+      "state @v : {0}[{1}, {3}]\nparam @sinks : bf16[{4}]\n"
+      "graph @step(%q : {0}[T, {4}, {2}], %seq_starts : i32[S+1], %kv_lens : i32[S], %tables : i32[S, 64]) {{\n"
+      "  %a = attention %q, %seq_starts, %kv_lens, %tables, @k, @v, {5} {{{6}}} : {0}[T, {7}]\n"
+      "  return %a\n}}\n",
+      c.type, c.kv_heads, c.dim, c.dim_v, c.heads, c.sinks ? "@sinks" : "none", c.attrs, c.heads * c.dim_v);
+}
+
+TEST(AttentionNvrtc, TensorCoreSizes) {
+  const Case cases[] = {
+      {"bf16", 32, 4, 128, 128, "scale = 0.1"},
+      {"f16", 4, 2, 64, 64, "scale = 0.125, window = 100"},
+      {"bf16", 4, 2, 16, 16, "scale = 0.25, chunk = 128"},
+      {"bf16", 16, 1, 80, 80, "scale = 0.1, softcap = 50"},
+      {"bf16", 40, 2, 96, 48, "scale = 0.1", true},
+      {"f16", 8, 4, 256, 256, "scale = 0.0625, softcap = 30, window = 4096"},
+      {"bf16", 32, 1, 192, 128, "scale = 0.1"},
+  };
+  for (const Case& c : cases) {
+    SCOPED_TRACE(module_text(c));
+    expect_rows_compile(attention_kernels(), module_text(c),
+                        {"attention.decode", "attention.prefill", "attention.portable"}, true);
+    expect_rows_compile(attention_kernels(), module_text(c), {"attention.prefill", "attention.portable"});
+  }
+}
+
+TEST(AttentionNvrtc, AnySize) {
+  const Case cases[] = {
+      {"f32", 4, 2, 64, 64, "scale = 0.1", true},
+      {"bf16", 4, 4, 8, 8, "scale = 0.1, window = 5"},
+      {"f16", 6, 2, 20, 36, "scale = 0.1, softcap = 30, chunk = 7"},
+      {"bf16", 4, 4, 288, 288, "scale = 0.1"},
+  };
+  for (const Case& c : cases) {
+    SCOPED_TRACE(module_text(c));
+    expect_rows_compile(attention_kernels(), module_text(c), {"attention.portable"}, true);
+  }
+}
+
+}  // namespace
+}  // namespace shunt::codegen
