@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <vector>
 
 namespace shunt {
 namespace {
@@ -29,6 +30,20 @@ TEST(Types, Bf16RoundsToNearestEven) {
     ASSERT_EQ(bf16_from_f32(f32_from_bf16(b)), b);
     ASSERT_EQ(f16_from_f32(f32_from_f16(static_cast<uint16_t>(bits % 0x7c00))), bits % 0x7c00);
   }
+}
+
+TEST(Types, F16IsIeeeHalf) {
+  for (const auto& [bits, value] : std::vector<std::pair<uint16_t, float>>{
+           {0x3c00, 1.0f}, {0xc000, -2.0f}, {0x7bff, 65504.0f}, {0x0001, 0x1p-24f}, {0x0400, 0x1p-14f}}) {
+    EXPECT_EQ(f16_from_f32(value), bits);
+    EXPECT_EQ(f32_from_f16(bits), value);
+  }
+  EXPECT_EQ(f16_from_f32(65519.0f), 0x7bff);
+  EXPECT_EQ(f16_from_f32(65520.0f), 0x7c00);
+  EXPECT_EQ(f16_from_f32(0x1p-25f), 0);           // halfway, to even
+  EXPECT_EQ(f16_from_f32(0x1.8p-24f), 2);         // halfway, to even
+  EXPECT_EQ(f16_from_f32(1.00048828125f), 0x3c00);  // halfway, to even
+  EXPECT_TRUE(std::isnan(f32_from_f16(f16_from_f32(std::nanf("")))));
 }
 
 }  // namespace
