@@ -102,6 +102,7 @@ HostExpr HostExpr::compile(const Expr& expr) {
 }
 
 void HostExpr::evaluate(const float* const* inputs, int n, float* out) const {
+  if (n == 0) return;
   const host::Simd& v = host::simd();
   alignas(64) float blocks[kMaxDepth][kBlock];
   const float* stack[kMaxDepth];  // an operand in place, or the block of its depth
