@@ -1,6 +1,6 @@
-// Rows of attention: split-KV decoding and tiled prefill on tensor cores, and a portable one for everything else.
-// Entry point attention_kernels(); tested by tests/codegen/attention_nvrtc_test.cpp (compiles) and tests/kernels
-// (values).
+// Rows of attention: split-KV decoding and tiled prefill on tensor cores, and a portable one for
+// everything else. Entry point attention_kernels(); tested by
+// tests/codegen/attention_nvrtc_test.cpp (compiles) and tests/kernels (values).
 #include <algorithm>
 
 #include "codegen/emit/families.h"
@@ -19,11 +19,20 @@ struct Attention {
   Dim tokens, sequences;
 
   explicit Attention(const ir::Op& op)
-      : q(op.operand(0)), seq_starts(op.operand(1)), kv_lens(op.operand(2)), tables(op.operand(3)),
-        k(op.operand(4)), v(op.operand(5)), sinks(op.operand(6)), out(op.result()),
-        heads(q->type.shape[1].constant()), kv_heads(k->type.shape[0].constant()),
-        dim(q->type.shape[2].constant()), dim_v(v->type.shape[1].constant()),
-        table_cols(tables->type.shape[1].constant()), tokens(q->type.shape[0]),
+      : q(op.operand(0)),
+        seq_starts(op.operand(1)),
+        kv_lens(op.operand(2)),
+        tables(op.operand(3)),
+        k(op.operand(4)),
+        v(op.operand(5)),
+        sinks(op.operand(6)),
+        out(op.result()),
+        heads(q->type.shape[1].constant()),
+        kv_heads(k->type.shape[0].constant()),
+        dim(q->type.shape[2].constant()),
+        dim_v(v->type.shape[1].constant()),
+        table_cols(tables->type.shape[1].constant()),
+        tokens(q->type.shape[0]),
         sequences(tables->type.shape[0]) {}
 
   int64_t group() const { return heads / kv_heads; }
@@ -35,7 +44,8 @@ struct Attention {
   }
 };
 
-void add_config(const ir::Op& op, const Attention& a, LaunchBuilder& launch, const Context& context) {
+void add_config(const ir::Op& op, const Attention& a, LaunchBuilder& launch,
+                const Context& context) {
   const auto& attrs = op.as<ir::AttentionAttrs>();
   launch.type("Sink", a.sinks ? a.sinks->type.dtype : DType::f32);
   launch.number("kHeads", a.heads).number("kKvHeads", a.kv_heads);
@@ -65,7 +75,10 @@ void emit_portable(const ir::Op& op, StepBuilder& steps) {
   launch.type("Q", a.q->type.dtype).type("K", a.k->type.dtype).type("V", a.v->type.dtype);
   launch.type("Out", a.out->type.dtype);
   add_config(op, a, launch, steps.context());
-  launch.in("q", a.q).in("seq_starts", a.seq_starts).in("kv_lens", a.kv_lens).in("block_tables", a.tables);
+  launch.in("q", a.q)
+      .in("seq_starts", a.seq_starts)
+      .in("kv_lens", a.kv_lens)
+      .in("block_tables", a.tables);
   launch.in("k", a.k).in("v", a.v).in("sinks", a.sinks).out("out", a.out);
   launch.size("T", a.tokens).size("S", a.sequences);
   launch.launch({DimExpr(a.tokens), DimExpr(a.heads), DimExpr(1)}, kThreads);
@@ -89,13 +102,15 @@ void emit_prefill(const ir::Op& op, StepBuilder& steps) {
   LaunchBuilder launch(steps, "attention_prefill", "attention_prefill.cuh", "attention_prefill");
   launch.type("E", a.q->type.dtype).number("kKeys", keys);
   add_config(op, a, launch, steps.context());
-  launch.in("q", a.q).in("seq_starts", a.seq_starts).in("kv_lens", a.kv_lens).in("block_tables", a.tables);
+  launch.in("q", a.q)
+      .in("seq_starts", a.seq_starts)
+      .in("kv_lens", a.kv_lens)
+      .in("block_tables", a.tables);
   launch.in("k", a.k).in("v", a.v).in("sinks", a.sinks).out("out", a.out).size("S", a.sequences);
   const int64_t smem =
       2 * (kRows * (a.dim + 8) + 2 * keys * (a.dim + 8) + 2 * keys * (a.dim_v + 8));
   // Each sequence has at most one tile that is not full.
-  const DimExpr tiles =
-      DimExpr::ceildiv(a.tokens * a.group(), kRows) + DimExpr(a.sequences);
+  const DimExpr tiles = DimExpr::ceildiv(a.tokens * a.group(), kRows) + DimExpr(a.sequences);
   launch.launch({tiles, DimExpr(a.kv_heads), DimExpr(1)}, kThreads, round_up(smem, 16));
 }
 
@@ -109,7 +124,8 @@ struct DecodeCut {
   int64_t head_tiles, passes, splits, max_pages;
 
   DecodeCut(const Attention& a, const Context& context) {
-    constexpr int64_t kStep = kThreads / 32 * 16;  // keys of a block's step: a split is a multiple of it
+    constexpr int64_t kStep =
+        kThreads / 32 * 16;  // keys of a block's step: a split is a multiple of it
     head_tiles = a.group() > 8 ? 2 : 1;
     passes = ceil_div(a.group(), 8 * head_tiles);
     const int64_t max_keys = a.table_cols * context.page_size;
@@ -153,11 +169,14 @@ void emit_decode(const ir::Op& op, StepBuilder& steps) {
   launch.number("kMaxCounters", module_bound(context, a.sequences) * a.kv_heads * cut.passes);
   launch.in("q", a.q).in("kv_lens", a.kv_lens).in("block_tables", a.tables);
   launch.in("k", a.k).in("v", a.v).in("sinks", a.sinks).out("out", a.out);
-  // Outputs of the splits, and a (maximum, sum) for each; offsets follow from the S the kernel gets.
+  // Outputs of the splits, and a (maximum, sum) for each; offsets follow from the S the kernel
+  // gets.
   const int64_t pairs = units * cut.splits * 8 * cut.head_tiles;
-  launch.parameter("float* partial", cut.splits > 1 ? steps.scratch(pairs * (a.dim_v + 2) * 4) : Arg{});
+  launch.parameter("float* partial",
+                   cut.splits > 1 ? steps.scratch(pairs * (a.dim_v + 2) * 4) : Arg{});
   launch.size("S", a.sequences);
-  launch.launch({DimExpr(cut.splits), DimExpr(a.kv_heads * cut.passes), DimExpr(a.sequences)}, kThreads);
+  launch.launch({DimExpr(cut.splits), DimExpr(a.kv_heads * cut.passes), DimExpr(a.sequences)},
+                kThreads);
 }
 
 }  // namespace

@@ -13,15 +13,18 @@ void add_gate_config(LaunchBuilder& launch, const ir::TopkGateAttrs& a, int64_t 
                      const ir::Value* selection_bias, const ir::Value* forced) {
   launch.type("SelectionBias", selection_bias ? selection_bias->type.dtype : DType::f32);
   launch.number("kExperts", experts).number("kTop", a.k);
-  launch.number("kScore", static_cast<int64_t>(a.score)).number("kRouteNorm", static_cast<int64_t>(a.norm));
+  launch.number("kScore", static_cast<int64_t>(a.score))
+      .number("kRouteNorm", static_cast<int64_t>(a.norm));
   launch.real("kNormEps", a.norm_eps).real("kRouteScale", a.scale);
   launch.number("kGroups", a.groups).number("kKeepGroups", a.keep_groups);
   launch.boolean("kGroupTop2", a.group_score == ir::GroupScore::top2_sum);
-  launch.boolean("kHasSelectionBias", selection_bias != nullptr).boolean("kHasForced", forced != nullptr);
+  launch.boolean("kHasSelectionBias", selection_bias != nullptr)
+      .boolean("kHasForced", forced != nullptr);
 }
 
 LaunchBuilder& forced_ids(LaunchBuilder& launch, const ir::Value* forced) {
-  return forced != nullptr ? launch.in("forced", forced) : launch.parameter("const int* forced", Arg{});
+  return forced != nullptr ? launch.in("forced", forced)
+                           : launch.parameter("const int* forced", Arg{});
 }
 
 constexpr int64_t kMaxExperts = 1024, kMaxTop = 32;
@@ -29,7 +32,8 @@ constexpr int64_t kMaxExperts = 1024, kMaxTop = 32;
 // ---- topk_gate ----
 
 bool supports_topk_gate(const ir::Op& op, const Context& context) {
-  return is_cuda(context) && has_plain_types(op) && op.operand(0)->type.last().constant() <= kMaxExperts &&
+  return is_cuda(context) && has_plain_types(op) &&
+         op.operand(0)->type.last().constant() <= kMaxExperts &&
          op.as<ir::TopkGateAttrs>().k <= kMaxTop;
 }
 
@@ -41,7 +45,8 @@ void emit_topk_gate(const ir::Op& op, StepBuilder& steps) {
   const Type& logits = op.operand(0)->type;
   constexpr int64_t kThreads = 128;
   LaunchBuilder launch(steps, "topk_gate", "gate.cuh", "topk_gate");
-  add_gate_config(launch, op.as<ir::TopkGateAttrs>(), logits.last().constant(), op.operand(1), op.operand(2));
+  add_gate_config(launch, op.as<ir::TopkGateAttrs>(), logits.last().constant(), op.operand(1),
+                  op.operand(2));
   launch.number("kThreads", kThreads);
   launch.in("logits", op.operand(0)).in("selection_bias", op.operand(1));
   forced_ids(launch, op.operand(2)).out("w", op.result(0)).out("ids", op.result(1));
@@ -53,12 +58,12 @@ void emit_topk_gate(const ir::Op& op, StepBuilder& steps) {
 
 /// How norm_gate cuts tokens and experts into blocks.
 struct GateCut {
-  int64_t tokens;      // of a block
+  int64_t tokens;  // of a block
   int64_t threads;
   int64_t chunk_rows;  // router rows of a block
   int64_t chunks;
-  int64_t warp_rows;   // router rows a warp takes at a time
-  bool hold;           // a warp's rows fit in registers: read before the predecessor ends
+  int64_t warp_rows;  // router rows a warp takes at a time
+  bool hold;          // a warp's rows fit in registers: read before the predecessor ends
   int64_t smem;
 
   GateCut(const ir::Op& op, const Context& context) {
@@ -78,7 +83,8 @@ struct GateCut {
     warp_rows = std::min<int64_t>({4, chunk_rows / warps, 32 / tokens});
     if (warp_rows == 3) warp_rows = 2;
     const int64_t vec = vector_width(cols);
-    const int64_t row_bytes = ceil_div(cols / vec, 32) * vec * dtype_bytes(router.dtype);  // of a lane
+    const int64_t row_bytes =
+        ceil_div(cols / vec, 32) * vec * dtype_bytes(router.dtype);  // of a lane
     hold = chunk_rows == warps * warp_rows && warp_rows * row_bytes <= 256;
   }
 };
@@ -96,28 +102,39 @@ double seconds_norm_gate(const ir::Op& op, const Context& context) {
 
 void emit_norm_gate(const ir::Op& op, StepBuilder& steps) {
   const auto& a = op.as<ir::NormGateAttrs>();
-  const ir::Value *x = op.operand(0), *y = op.operand(1), *weight = op.operand(2), *router = op.operand(3);
-  const ir::Value *router_bias = op.operand(4), *selection_bias = op.operand(5), *forced = op.operand(6);
+  const ir::Value *x = op.operand(0), *y = op.operand(1), *weight = op.operand(2),
+                  *router = op.operand(3);
+  const ir::Value *router_bias = op.operand(4), *selection_bias = op.operand(5),
+                  *forced = op.operand(6);
   const GateCut cut(op, steps.context());
   const int64_t cols = x->type.last().constant(), experts = router->type.shape[0].constant();
   LaunchBuilder launch(steps, "norm_gate", "gate.cuh", "norm_gate");
   add_gate_config(launch, a, experts, selection_bias, forced);
-  launch.type("X", x->type.dtype).type("Y", y ? y->type.dtype : DType::f32).type("W", weight->type.dtype);
+  launch.type("X", x->type.dtype)
+      .type("Y", y ? y->type.dtype : DType::f32)
+      .type("W", weight->type.dtype);
   launch.type("Router", router->type.dtype);
   launch.type("RouterBias", router_bias ? router_bias->type.dtype : DType::f32);
   launch.number("kCols", cols).number("kVec", vector_width(cols)).number("kThreads", cut.threads);
-  launch.number("kTokens", cut.tokens).number("kWarpRows", cut.warp_rows).boolean("kHold", cut.hold);
+  launch.number("kTokens", cut.tokens)
+      .number("kWarpRows", cut.warp_rows)
+      .boolean("kHold", cut.hold);
   launch.boolean("kHasY", y != nullptr).boolean("kHasRouterBias", router_bias != nullptr);
   launch.boolean("kPlusOne", a.plus_one).real("kEps", a.eps);
   const int64_t tiles = ceil_div(steps.context().bound(x->type.shape[0]), cut.tokens);
-  launch.number("kMaxCounters", round_up(std::max<int64_t>(tiles, 1), 1024));  // one kernel for more buckets
-  launch.in("x", x).in("y", y).in("weight", weight).in("router", router).in("router_bias", router_bias);
+  launch.number("kMaxCounters",
+                round_up(std::max<int64_t>(tiles, 1), 1024));  // one kernel for more buckets
+  launch.in("x", x)
+      .in("y", y)
+      .in("weight", weight)
+      .in("router", router)
+      .in("router_bias", router_bias);
   forced_ids(launch.in("selection_bias", selection_bias), forced);
   launch.out("sum", op.result(0)).out("normed", op.result(1)).out("logits", op.result(2));
   launch.out("w", op.result(3)).out("ids", op.result(4));
   launch.i32("chunk_rows", cut.chunk_rows).size("T", x->type.shape[0]);
-  launch.launch({DimExpr::ceildiv(x->type.shape[0], cut.tokens), DimExpr(cut.chunks), DimExpr(1)}, cut.threads,
-                cut.smem);
+  launch.launch({DimExpr::ceildiv(x->type.shape[0], cut.tokens), DimExpr(cut.chunks), DimExpr(1)},
+                cut.threads, cut.smem);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Building a launch: the C++ parameter list of a kernel and its plan arguments are added in pairs, so that the two
-// cannot disagree.
+// Building a launch: the C++ parameter list of a kernel and its plan arguments are added in pairs,
+// so that the two cannot disagree.
 #pragma once
 
 #include <string>
@@ -90,11 +90,12 @@ class LaunchBuilder {
   LaunchBuilder& i64(const std::string& name, const DimExpr& value) {
     return parameter("shunt::int64 " + name, StepBuilder::i64(value));
   }
-  /// Two parameters: `name`, the size a launch is made for, and `true_name`, where the true value inside a graph
-  /// bucket is read; null if the size is a constant.
+  /// Two parameters: `name`, the size a launch is made for, and `true_name`, where the true value
+  /// inside a graph bucket is read; null if the size is a constant.
   LaunchBuilder& size(const std::string& name, const Dim& value) {
     i32(name, value);
-    const bool symbol = value.terms().size() == 1 && value == Dim::symbol(value.terms().begin()->first);
+    const bool symbol =
+        value.terms().size() == 1 && value == Dim::symbol(value.terms().begin()->first);
     return parameter("const int* true_" + name,
                      symbol ? steps_.dim_ptr(value.terms().begin()->first) : Arg{});
   }
@@ -104,8 +105,8 @@ class LaunchBuilder {
     return *this;
   }
 
-  /// Emits the step. Every kernel waits for its predecessor itself, so all are dependent launches where the target
-  /// has them.
+  /// Emits the step. Every kernel waits for its predecessor itself, so all are dependent launches
+  /// where the target has them.
   void launch(std::array<DimExpr, 3> grid, int64_t threads, int64_t smem = 0, int min_blocks = 1) {
     kernel_.max_threads = static_cast<int>(threads);
     kernel_.min_blocks = min_blocks;

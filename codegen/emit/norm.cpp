@@ -1,5 +1,6 @@
-// Rows of rms_norm, layer_norm and add_norm: one kernel, kernels/norm.cuh. Entry point norm_kernels(); tested by
-// tests/codegen/norm_nvrtc_test.cpp (compiles) and tests/kernels (values).
+// Rows of rms_norm, layer_norm and add_norm: one kernel, kernels/norm.cuh. Entry point
+// norm_kernels(); tested by tests/codegen/norm_nvrtc_test.cpp (compiles) and tests/kernels
+// (values).
 #include <algorithm>
 
 #include "codegen/emit/families.h"
@@ -23,7 +24,8 @@ void emit_norm(const NormOperands& v, bool layer, double eps, bool plus_one, con
   const int64_t cols = v.x->type.last().constant();
   const int64_t vec = vector_width(cols);
   const int64_t vectors = cols / vec;
-  // A warp a row while a lane holds two vectors at most; then a block, wide enough that rows stay in registers.
+  // A warp a row while a lane holds two vectors at most; then a block, wide enough that rows stay
+  // in registers.
   const bool warp = vectors <= 64;
   const int64_t row_threads = warp ? 32 : std::clamp<int64_t>(round_up(vectors, 32), 64, 512);
   const int64_t threads = warp ? 128 : row_threads;
@@ -63,14 +65,15 @@ void emit_rms_norm(const ir::Op& op, StepBuilder& steps) {
 
 void emit_layer_norm(const ir::Op& op, StepBuilder& steps) {
   const auto& a = op.as<ir::NormAttrs>();
-  emit_norm({op.operand(0), nullptr, op.operand(1), op.operand(2), nullptr, op.result()}, true, a.eps,
-            a.plus_one, "layer_norm", steps);
+  emit_norm({op.operand(0), nullptr, op.operand(1), op.operand(2), nullptr, op.result()}, true,
+            a.eps, a.plus_one, "layer_norm", steps);
 }
 
 void emit_add_norm(const ir::Op& op, StepBuilder& steps) {
   const auto& a = op.as<ir::AddNormAttrs>();
-  emit_norm({op.operand(0), op.operand(1), op.operand(2), op.operand(3), op.result(0), op.result(1)},
-            a.kind == ir::NormKind::layer, a.eps, a.plus_one, "add_norm", steps);
+  emit_norm(
+      {op.operand(0), op.operand(1), op.operand(2), op.operand(3), op.result(0), op.result(1)},
+      a.kind == ir::NormKind::layer, a.eps, a.plus_one, "add_norm", steps);
 }
 
 bool supports(const ir::Op& op, const Context& context) {

@@ -18,10 +18,12 @@ int64_t head_vector(int64_t dim) {
 
 constexpr int64_t kThreads = 128;
 
-/// Heads of one block: few tokens leave most multiprocessors idle, so a token's heads are spread over blocks.
+/// Heads of one block: few tokens leave most multiprocessors idle, so a token's heads are spread
+/// over blocks.
 int64_t heads_per_block(const Context& context, const Dim& tokens, int64_t heads) {
   const int64_t warps = kThreads / 32;
-  const int64_t spare = std::max<int64_t>(1, 2 * context.target.sm_count / std::max<int64_t>(1, context.bound(tokens)));
+  const int64_t spare = std::max<int64_t>(
+      1, 2 * context.target.sm_count / std::max<int64_t>(1, context.bound(tokens)));
   return std::max(warps, round_up(ceil_div(heads, spare), warps));
 }
 
@@ -52,7 +54,8 @@ void emit_kv_append(const ir::Op& op, StepBuilder& steps) {
   launch.number("kDim", k.shape[2].constant()).number("kDimV", v.shape[2].constant());
   launch.number("kVec", vector_width(k.shape[2].constant()));
   launch.number("kVecV", vector_width(v.shape[2].constant()));
-  launch.number("kPageSize", steps.context().page_size).number("kTableCols", tables.shape[1].constant());
+  launch.number("kPageSize", steps.context().page_size)
+      .number("kTableCols", tables.shape[1].constant());
   launch.boolean("kDecode", steps.context().decode).number("kThreads", kThreads);
   launch.in("k", op.operand(0)).in("v", op.operand(1)).in("positions", op.operand(2));
   launch.in("seq_starts", op.operand(3)).in("block_tables", op.operand(4));
@@ -79,8 +82,11 @@ void emit_rope_append(const ir::Op& op, StepBuilder& steps) {
   launch.number("kVec", head_vector(a.head_dim));
   launch.number("kRotary", inv_freq ? 2 * inv_freq->type.shape[0].constant() : 0);
   launch.boolean("kInterleaved", a.interleaved).real("kScale", a.scale);
-  launch.number("kNorm", static_cast<int64_t>(a.norm)).boolean("kPlusOne", a.plus_one).real("kEps", a.eps);
-  launch.number("kPageSize", steps.context().page_size).number("kTableCols", tables.shape[1].constant());
+  launch.number("kNorm", static_cast<int64_t>(a.norm))
+      .boolean("kPlusOne", a.plus_one)
+      .real("kEps", a.eps);
+  launch.number("kPageSize", steps.context().page_size)
+      .number("kTableCols", tables.shape[1].constant());
   launch.boolean("kDecode", steps.context().decode);
   launch.number("kThreads", kThreads);
   launch.in("qkv", op.operand(0)).in("positions", op.operand(1)).in("inv_freq", inv_freq);
@@ -96,17 +102,18 @@ constexpr int64_t kMaxHead = 1024;  // a head a warp must fit static shared memo
 
 bool supports_rope(const ir::Op& op, const Context& context) {
   const Type& x = op.operand(0)->type;
-  return is_cuda(context) && has_plain_types(op) && x.shape[1].is_constant() && x.shape[2].is_constant() &&
-         x.shape[2].constant() <= kMaxHead;
+  return is_cuda(context) && has_plain_types(op) && x.shape[1].is_constant() &&
+         x.shape[2].is_constant() && x.shape[2].constant() <= kMaxHead;
 }
 bool supports_kv_append(const ir::Op& op, const Context& context) {
   const Type& k = op.operand(0)->type;
   const Type& v = op.operand(1)->type;
-  return is_cuda(context) && has_plain_types(op) && k.shape[1].is_constant() && k.shape[2].is_constant() &&
-         v.shape[2].is_constant();
+  return is_cuda(context) && has_plain_types(op) && k.shape[1].is_constant() &&
+         k.shape[2].is_constant() && v.shape[2].is_constant();
 }
 bool supports_rope_append(const ir::Op& op, const Context& context) {
-  return is_cuda(context) && has_plain_types(op) && op.as<ir::RopeAppendAttrs>().head_dim <= kMaxHead;
+  return is_cuda(context) && has_plain_types(op) &&
+         op.as<ir::RopeAppendAttrs>().head_dim <= kMaxHead;
 }
 
 double seconds(const ir::Op& op, const Context& context) {

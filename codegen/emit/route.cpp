@@ -61,7 +61,8 @@ void emit_blocks(const ir::Op& op, StepBuilder& steps) {
   const int64_t warps = sort_warps(experts);
   const Dim routes = op.operand(0)->type.elements();
   const DimExpr blocks = DimExpr::ceildiv(routes, kBlockRoutes);
-  const Arg counts = steps.scratch(ceil_div(routes_bound(op, steps.context()), kBlockRoutes) * experts * 4);
+  const Arg counts =
+      steps.scratch(ceil_div(routes_bound(op, steps.context()), kBlockRoutes) * experts * 4);
   sort_launch(op, steps, "route_count", warps)
       .in("ids", op.operand(0))
       .parameter("int* counts", counts)
@@ -97,13 +98,18 @@ void emit_combine(const ir::Op& op, StepBuilder& steps) {
   const int64_t vec = vector_width(cols);
   const int64_t threads = std::clamp<int64_t>(round_up(cols / vec, 32), 32, 128);
   LaunchBuilder launch(steps, "combine_routes", "route.cuh", "combine_routes");
-  launch.type("Y", op.operand(0)->type.dtype).type("Residual", residual ? residual->type.dtype : DType::f32);
+  launch.type("Y", op.operand(0)->type.dtype)
+      .type("Residual", residual ? residual->type.dtype : DType::f32);
   launch.type("Out", out.dtype).number("kTop", op.operand(2)->type.last().constant());
   launch.number("kCols", cols).number("kVec", vec).number("kThreads", threads);
   launch.boolean("kHasResidual", residual != nullptr);
-  launch.in("y", op.operand(0)).in("w", op.operand(1)).in("ids", op.operand(2)).in("residual", residual);
+  launch.in("y", op.operand(0))
+      .in("w", op.operand(1))
+      .in("ids", op.operand(2))
+      .in("residual", residual);
   launch.out("out", op.result());
-  launch.launch({DimExpr(out.shape[0]), DimExpr(ceil_div(cols, vec * threads)), DimExpr(1)}, threads);
+  launch.launch({DimExpr(out.shape[0]), DimExpr(ceil_div(cols, vec * threads)), DimExpr(1)},
+                threads);
 }
 
 }  // namespace
@@ -111,9 +117,11 @@ void emit_combine(const ir::Op& op, StepBuilder& steps) {
 std::vector<KernelImpl> route_kernels() {
   using ir::OpKind;
   return {
-      {"route_sort.block", OpKind::route_sort, supports_one_block, seconds_one_block, emit_one_block},
+      {"route_sort.block", OpKind::route_sort, supports_one_block, seconds_one_block,
+       emit_one_block},
       {"route_sort.blocks", OpKind::route_sort, supports_sort, seconds_blocks, emit_blocks},
-      {"combine_routes.row", OpKind::combine_routes, supports_combine, seconds_combine, emit_combine},
+      {"combine_routes.row", OpKind::combine_routes, supports_combine, seconds_combine,
+       emit_combine},
   };
 }
 

@@ -9,7 +9,8 @@ namespace {
 
 constexpr int64_t kThreads = 1024;
 
-/// Sums of probabilities are 64-bit integers in units of 2^-40 of the largest: room for 2^23 of them.
+/// Sums of probabilities are 64-bit integers in units of 2^-40 of the largest: room for 2^23 of
+/// them.
 constexpr int64_t kMaxVocabulary = int64_t{1} << 22;
 
 bool supports(const ir::Op& op, const Context& context) {

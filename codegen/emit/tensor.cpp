@@ -1,5 +1,6 @@
-// Rows of the ops that move or map elements: embedding, gather_rows, concat, slice, pointwise, glu, dummy. Entry point
-// tensor_kernels(); tested by tests/codegen/tensor_nvrtc_test.cpp (compiles) and tests/kernels (values).
+// Rows of the ops that move or map elements: embedding, gather_rows, concat, slice, pointwise, glu,
+// dummy. Entry point tensor_kernels(); tested by tests/codegen/tensor_nvrtc_test.cpp (compiles) and
+// tests/kernels (values).
 #include <algorithm>
 #include <numeric>
 
@@ -24,14 +25,17 @@ double memory_seconds(const ir::Op& op, const Context& context) {
 
 // ---- embedding, gather_rows ----
 
-void emit_take_rows(const char* name, const ir::Value* index, const ir::Value* from, const ir::Value* out,
-                    int64_t offset, StepBuilder& steps) {
+void emit_take_rows(const char* name, const ir::Value* index, const ir::Value* from,
+                    const ir::Value* out, int64_t offset, StepBuilder& steps) {
   const int64_t cols = out->type.last().constant();
   const int64_t vec = vector_width(cols);
   const int64_t threads = std::clamp<int64_t>(round_up(cols / vec, 32), 32, 256);
   LaunchBuilder launch(steps, name, "rows.cuh", "take_rows");
   launch.type("From", from->type.dtype).type("Out", out->type.dtype);
-  launch.number("kCols", cols).number("kVec", vec).number("kThreads", threads).number("kOffset", offset);
+  launch.number("kCols", cols)
+      .number("kVec", vec)
+      .number("kThreads", threads)
+      .number("kOffset", offset);
   launch.in("index", index).in("from", from).out("out", out).i32("from_rows", from->type.shape[0]);
   launch.launch(out->type.shape[0], threads);
 }
@@ -65,8 +69,11 @@ void emit_copy_rows(const char* name, const ir::Value* from, const ir::Value* to
                     StepBuilder& steps) {
   const int64_t element = dtype_bytes(from->type.dtype);
   const int64_t unit = common_unit(c, element);
-  const char* type = unit == 16 ? "uint4" : unit == 8 ? "uint2" : unit == 4 ? "shunt::uint32"
-                     : unit == 2 ? "shunt::uint16" : "shunt::uint8";
+  const char* type = unit == 16  ? "uint4"
+                     : unit == 8 ? "uint2"
+                     : unit == 4 ? "shunt::uint32"
+                     : unit == 2 ? "shunt::uint16"
+                                 : "shunt::uint8";
   const auto units = [&](const Dim& d) { return DimExpr((d * element).divided_by(unit)); };
   constexpr int64_t kThreads = 256;
   LaunchBuilder launch(steps, name, "rows.cuh", "copy_rows");
@@ -113,7 +120,8 @@ void emit_slice(const ir::Op& op, StepBuilder& steps) {
   const Dim inner = inner_elements(x, a.axis);
   const Dim row = inner * (a.end - a.begin);
   emit_copy_rows("slice", op.operand(0), op.result(),
-                 {outer_elements(x, a.axis), row, x.shape[a.axis] * inner, row, inner * a.begin, 0}, steps);
+                 {outer_elements(x, a.axis), row, x.shape[a.axis] * inner, row, inner * a.begin, 0},
+                 steps);
 }
 
 bool supports_copy(const ir::Op&, const Context& context) { return is_cuda(context); }
@@ -125,8 +133,9 @@ std::string apply_function(const std::string& text, const std::vector<std::strin
   const Expr expr = Expr::parse(text);
   std::string list;
   for (const std::string& p : parameters) list += (list.empty() ? "float " : ", float ") + p;
-  return fmt::format("  static __device__ __forceinline__ float apply({}) {{\n    return {};\n  }}\n", list,
-                     expr.to_cuda(expr.variables()));
+  return fmt::format(
+      "  static __device__ __forceinline__ float apply({}) {{\n    return {};\n  }}\n", list,
+      expr.to_cuda(expr.variables()));
 }
 
 constexpr size_t kMaxOperands = 32;  // two bits each in kBroadcast
@@ -156,7 +165,10 @@ void emit_pointwise(const ir::Op& op, StepBuilder& steps) {
     broadcast |= broadcast_kind(op.operand(i)->type, full) << (2 * i);
     launch.in(names.back(), op.operand(i));
   }
-  launch.type("Out", full.dtype).number("kCols", cols).number("kVec", vec).number("kThreads", kThreads);
+  launch.type("Out", full.dtype)
+      .number("kCols", cols)
+      .number("kVec", vec)
+      .number("kThreads", kThreads);
   launch.number("kBroadcast", static_cast<int64_t>(broadcast));
   launch.extra(apply_function(op.as<ir::PointwiseAttrs>().expr, names));
   launch.launch(DimExpr::ceildiv(rows * (cols / vec), kThreads), kThreads);
@@ -192,7 +204,8 @@ void emit_dummy(const ir::Op& op, StepBuilder& steps) {
   launch.out("out", op.result()).i64("count", Dim(count)).i64("seed", Dim(a.seed));
   launch.parameter("float mean", StepBuilder::f32(a.mean));
   launch.parameter("float stddev", StepBuilder::f32(a.stddev));
-  const int64_t blocks = std::min(ceil_div(count, kThreads * vec), int64_t{steps.context().target.sm_count} * 8);
+  const int64_t blocks =
+      std::min(ceil_div(count, kThreads * vec), int64_t{steps.context().target.sm_count} * 8);
   launch.launch(DimExpr(std::max<int64_t>(blocks, 1)), kThreads);
 }
 

@@ -1,5 +1,5 @@
-// What the attention kernels share: which keys a query sees, scores in base 2, and the tensor-core and copy
-// instructions they use.
+// What the attention kernels share: which keys a query sees, scores in base 2, and the tensor-core
+// and copy instructions they use.
 //
 // Config members used here: kScale, kWindow, kChunk (0: none), kSoftcap (0: none), kHasSinks.
 #pragma once
@@ -44,9 +44,11 @@ __device__ __forceinline__ float exp2_from(float x, float base) {
   return exp2_fast(x - (base == minus_infinity() ? 0.0f : base));
 }
 
-/// What a row's accumulator is multiplied by at the end: 1 / sum, with the head's sink as one more term of the sum.
+/// What a row's accumulator is multiplied by at the end: 1 / sum, with the head's sink as one more
+/// term of the sum.
 template <class C, class Sink>
-__device__ __forceinline__ float final_scale(float maximum, float sum, const Sink* sinks, int head) {
+__device__ __forceinline__ float final_scale(float maximum, float sum, const Sink* sinks,
+                                             int head) {
   if constexpr (C::kHasSinks) {
     const float sink = to_float(sinks[head]) * kLog2E;
     const float top = ::fmaxf(maximum, sink);
@@ -59,24 +61,27 @@ __device__ __forceinline__ float final_scale(float maximum, float sum, const Sin
 
 /// c[16, 8] += a[16, 16] . b[16, 8], float32 accumulation.
 template <class T>
-__device__ __forceinline__ void mma_16x8x16(float (&c)[4], uint32 a0, uint32 a1, uint32 a2, uint32 a3,
-                                            uint32 b0, uint32 b1) {
+__device__ __forceinline__ void mma_16x8x16(float (&c)[4], uint32 a0, uint32 a1, uint32 a2,
+                                            uint32 a3, uint32 b0, uint32 b1) {
   if constexpr (is_same<T, bf16>) {
     asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
   } else {
     asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+        "{%8, %9}, "
         "{%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
   }
 }
 
-/// Transposes an 8x8 matrix of 16-bit elements held by a warp (lane 4*r + c: row r, columns 2c and 2c + 1).
+/// Transposes an 8x8 matrix of 16-bit elements held by a warp (lane 4*r + c: row r, columns 2c and
+/// 2c + 1).
 __device__ __forceinline__ uint32 transpose_8x8(uint32 x) {
   uint32 y;
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));

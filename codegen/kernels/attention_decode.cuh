@@ -1,23 +1,27 @@
-// attention when every sequence has one new token: split-KV flash decoding on tensor cores, bf16 or f16.
+// attention when every sequence has one new token: split-KV flash decoding on tensor cores, bf16 or
+// f16.
 //
-// A block handles (sequence, key head, up to 16 of its query heads, split of the keys); its four warps take tiles of
-// 16 keys in turn. All matrices are transposed, so that keys are rows and query heads the 8 columns of an m16n8k16:
+// A block handles (sequence, key head, up to 16 of its query heads, split of the keys); its four
+// warps take tiles of 16 keys in turn. All matrices are transposed, so that keys are rows and query
+// heads the 8 columns of an m16n8k16:
 //
 //   S^T[16 keys, 8 heads]     = K[16 keys, D] . Q^T[D, 8 heads]
 //   O^T[channels, 8 heads]   += V^T[channels, 16 keys] . P^T[16 keys, 8 heads]
 //
-// K and V go from global memory straight into fragments. A fragment wants pairs of channels that a row-major load
-// does not give; but the order of channels within a product's sum (K) and of its rows (V) is free, as long as Q, or
-// the store of O, uses the same order. So a lane loads 16 contiguous bytes and they count as whatever channels the
-// fragment has there (RowShare). P^T is P's accumulator after an 8x8 transposition within the warp.
+// K and V go from global memory straight into fragments. A fragment wants pairs of channels that a
+// row-major load does not give; but the order of channels within a product's sum (K) and of its
+// rows (V) is free, as long as Q, or the store of O, uses the same order. So a lane loads 16
+// contiguous bytes and they count as whatever channels the fragment has there (RowShare). P^T is
+// P's accumulator after an 8x8 transposition within the warp.
 //
-// Splits are cut for the true length, read on the device: a split beyond it exits at once. The block that finishes
-// last for a (sequence, key head) merges the splits; its counter is a device variable of this kernel's module, zero
-// when loaded and reset by that block.
+// Splits are cut for the true length, read on the device: a split beyond it exits at once. The
+// block that finishes last for a (sequence, key head) merges the splits; its counter is a device
+// variable of this kernel's module, zero when loaded and reset by that block.
 //
-// Config: E (of q, k, v, out), Sink, kHeads, kKvHeads, kDim, kDimV (multiples of 16), kPageSize, kTableCols,
-// kHeadTiles (1 or 2: 8 or 16 heads a block), kPasses (blocks for the query heads of one key head), kMaxSplits,
-// kMaxPages (of one split), kMaxCounters, kThreads (128), and those of attention_common.cuh.
+// Config: E (of q, k, v, out), Sink, kHeads, kKvHeads, kDim, kDimV (multiples of 16), kPageSize,
+// kTableCols, kHeadTiles (1 or 2: 8 or 16 heads a block), kPasses (blocks for the query heads of
+// one key head), kMaxSplits, kMaxPages (of one split), kMaxCounters, kThreads (128), and those of
+// attention_common.cuh.
 #pragma once
 
 #include "attention_common.cuh"
@@ -31,8 +35,8 @@ namespace attention {
 template <int kCount>
 __device__ unsigned int arrivals[kCount];
 
-/// How kLanes lanes share a row of kChannels 16-bit channels: pieces of 16 bytes a lane, then of 8, then of 4. Word w
-/// of lane `part` holds channels channel(w, part) and the next.
+/// How kLanes lanes share a row of kChannels 16-bit channels: pieces of 16 bytes a lane, then of 8,
+/// then of 4. Word w of lane `part` holds channels channel(w, part) and the next.
 template <int kChannels, int kLanes>
 struct RowShare {
   static constexpr int kWords = kChannels / (2 * kLanes);
@@ -70,15 +74,16 @@ struct RowShare {
   }
 };
 
-/// Running softmax and output of one warp: O^T of kTiles x 8 heads. Of each tile a lane has heads 2*(lane % 4) and the
-/// next, and the channels of part lane / 4.
+/// Running softmax and output of one warp: O^T of kTiles x 8 heads. Of each tile a lane has heads
+/// 2*(lane % 4) and the next, and the channels of part lane / 4.
 template <class C>
 struct DecodeState {
   static constexpr int kTiles = C::kHeadTiles;
   static constexpr int kWords = RowShare<C::kDimV, 8>::kWords;
   float maximum[kTiles][2];
   float sum[kTiles][2];
-  float o[kTiles][kWords][4];  // (channel, head), (channel, head + 1), (channel + 1, head), (channel + 1, head + 1)
+  float o[kTiles][kWords]
+         [4];  // (channel, head), (channel, head + 1), (channel + 1, head), (channel + 1, head + 1)
 
   __device__ __forceinline__ void clear() {
 #pragma unroll
@@ -90,8 +95,8 @@ struct DecodeState {
     }
   }
 
-  /// Takes scores s of tile n: keys lane / 4 and lane / 4 + 8, at least one of the tile's keys visible. Returns P^T as
-  /// the two registers of a B fragment.
+  /// Takes scores s of tile n: keys lane / 4 and lane / 4 + 8, at least one of the tile's keys
+  /// visible. Returns P^T as the two registers of a B fragment.
   __device__ __forceinline__ uint2 softmax(int n, float (&s)[4]) {
     float top0 = ::fmaxf(s[0], s[2]), top1 = ::fmaxf(s[1], s[3]);
 #pragma unroll
@@ -101,7 +106,8 @@ struct DecodeState {
     }
     top0 = ::fmaxf(top0, maximum[n][0]);
     top1 = ::fmaxf(top1, maximum[n][1]);
-    const float shrink0 = exp2_fast(maximum[n][0] - top0), shrink1 = exp2_fast(maximum[n][1] - top1);
+    const float shrink0 = exp2_fast(maximum[n][0] - top0),
+                shrink1 = exp2_fast(maximum[n][1] - top1);
     maximum[n][0] = top0;
     maximum[n][1] = top1;
     const float p0 = exp2_fast(s[0] - top0), p1 = exp2_fast(s[1] - top1);
@@ -120,8 +126,8 @@ struct DecodeState {
   }
 };
 
-/// Merges the warps of a block. Afterwards shared memory holds, for each of the block's heads, the unnormalised output
-/// and (maximum, sum).
+/// Merges the warps of a block. Afterwards shared memory holds, for each of the block's heads, the
+/// unnormalised output and (maximum, sum).
 template <class C>
 __device__ __forceinline__ void merge_warps(DecodeState<C>& state, float (*output)[C::kDimV],
                                             float2* softmax) {
@@ -177,13 +183,14 @@ __device__ __forceinline__ void merge_warps(DecodeState<C>& state, float (*outpu
 
 }  // namespace attention
 
-/// `partial`: f32[S, kKvHeads * kPasses, gridDim.x, 8 * kHeadTiles, kDimV], then float2 of the same without kDimV.
+/// `partial`: f32[S, kKvHeads * kPasses, gridDim.x, 8 * kHeadTiles, kDimV], then float2 of the same
+/// without kDimV.
 template <class C>
 __device__ __forceinline__ void attention_decode(const typename C::E* q, const int* kv_lens,
                                                  const int* block_tables, const typename C::E* k,
-                                                 const typename C::E* v, const typename C::Sink* sinks,
-                                                 typename C::E* out, float* partial, int S,
-                                                 const int* true_S) {
+                                                 const typename C::E* v,
+                                                 const typename C::Sink* sinks, typename C::E* out,
+                                                 float* partial, int S, const int* true_S) {
   using namespace attention;
   using E = typename C::E;
   constexpr int kTiles = C::kHeadTiles, kBlockHeads = 8 * kTiles, kStep = C::kThreads / 32 * 16;
@@ -214,7 +221,8 @@ __device__ __forceinline__ void attention_decode(const typename C::E* q, const i
     pages[i] = table[i];
   }
   const int part = lane_index() / 4, column = lane_index() % 4;
-  const E* queries = q + (static_cast<int64>(sequence) * C::kHeads + kv_head * kGroup + first_head) * C::kDim;
+  const E* queries =
+      q + (static_cast<int64>(sequence) * C::kHeads + kv_head * kGroup + first_head) * C::kDim;
   uint32 query[kTiles][ShareK::kWords];
 #pragma unroll
   for (int n = 0; n < kTiles; ++n) {
@@ -231,7 +239,8 @@ __device__ __forceinline__ void attention_decode(const typename C::E* q, const i
   // Row of a key; keys past the end give the last one, whose score is masked.
   const auto row = [&](int key) {
     key = ::min(key, end - 1);
-    return (static_cast<int64>(pages[key / C::kPageSize - first_page]) * C::kPageSize + key % C::kPageSize) *
+    return (static_cast<int64>(pages[key / C::kPageSize - first_page]) * C::kPageSize +
+            key % C::kPageSize) *
                C::kKvHeads +
            kv_head;
   };
@@ -254,8 +263,8 @@ __device__ __forceinline__ void attention_decode(const typename C::E* q, const i
     for (int w = 0; w < ShareK::kWords; w += 2) {
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
-        mma_16x8x16<E>(s[n], key_words[0][w], key_words[1][w], key_words[0][w + 1], key_words[1][w + 1],
-                       query[n][w], query[n][w + 1]);
+        mma_16x8x16<E>(s[n], key_words[0][w], key_words[1][w], key_words[0][w + 1],
+                       key_words[1][w + 1], query[n][w], query[n][w + 1]);
       }
     }
     if (tile + kStep < end) {  // the next tile's keys are on their way during the rest
@@ -278,7 +287,8 @@ __device__ __forceinline__ void attention_decode(const typename C::E* q, const i
       const uint32 a2 = __byte_perm(values[2][w], values[3][w], 0x5410);
       const uint32 a3 = __byte_perm(values[2][w], values[3][w], 0x7632);
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n) mma_16x8x16<E>(state.o[n][w], a0, a1, a2, a3, p[n].x, p[n].y);
+      for (int n = 0; n < kTiles; ++n)
+        mma_16x8x16<E>(state.o[n][w], a0, a1, a2, a3, p[n].x, p[n].y);
     }
   }
   merge_warps<C>(state, output, softmax);
@@ -288,7 +298,8 @@ __device__ __forceinline__ void attention_decode(const typename C::E* q, const i
   if (splits == 1) {
     for (int i = threadIdx.x; i < heads * C::kDimV; i += C::kThreads) {
       const int h = i / C::kDimV, d = i % C::kDimV;
-      const float scale = final_scale<C>(softmax[h].x, softmax[h].y, sinks, kv_head * kGroup + first_head + h);
+      const float scale =
+          final_scale<C>(softmax[h].x, softmax[h].y, sinks, kv_head * kGroup + first_head + h);
       out[(out_row + h) * C::kDimV + d] = from_float<E>(output[h][d] * scale);
     }
     return;
@@ -296,8 +307,9 @@ __device__ __forceinline__ void attention_decode(const typename C::E* q, const i
 
   // Hand the split over; the last block merges.
   const int unit = sequence * (C::kKvHeads * C::kPasses) + blockIdx.y;
-  float2* pairs = reinterpret_cast<float2*>(partial + static_cast<int64>(S) * C::kKvHeads * C::kPasses *
-                                                          gridDim.x * kBlockHeads * C::kDimV);
+  float2* pairs =
+      reinterpret_cast<float2*>(partial + static_cast<int64>(S) * C::kKvHeads * C::kPasses *
+                                              gridDim.x * kBlockHeads * C::kDimV);
   const int64 slot = static_cast<int64>(unit) * gridDim.x;
   for (int i = threadIdx.x; i < heads * C::kDimV; i += C::kThreads) {
     partial[(slot + split) * kBlockHeads * C::kDimV + i] = output[i / C::kDimV][i % C::kDimV];
@@ -318,7 +330,8 @@ __device__ __forceinline__ void attention_decode(const typename C::E* q, const i
       total += pair.y * weight;
       weights[h][i] = weight;
     }
-    const float scale = final_scale<C>(top, warp_sum(total), sinks, kv_head * kGroup + first_head + h);
+    const float scale =
+        final_scale<C>(top, warp_sum(total), sinks, kv_head * kGroup + first_head + h);
     for (int i = lane_index(); i < splits; i += 32) weights[h][i] *= scale;
   }
   __syncthreads();
@@ -326,7 +339,8 @@ __device__ __forceinline__ void attention_decode(const typename C::E* q, const i
     float result = 0;
 #pragma unroll 8
     for (int j = 0; j < splits; ++j) {
-      result += weights[i / C::kDimV][j] * __ldcg(&partial[(slot + j) * kBlockHeads * C::kDimV + i]);
+      result +=
+          weights[i / C::kDimV][j] * __ldcg(&partial[(slot + j) * kBlockHeads * C::kDimV + i]);
     }
     out[out_row * C::kDimV + i] = from_float<E>(result);
   }

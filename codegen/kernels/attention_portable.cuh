@@ -1,8 +1,8 @@
-// attention for any head size and element type: a block of four warps a (token, head). Each warp takes every fourth
-// group of keys with a softmax of its own; the warps are merged at the end.
+// attention for any head size and element type: a block of four warps a (token, head). Each warp
+// takes every fourth group of keys with a softmax of its own; the warps are merged at the end.
 //
-// Config: Q, K, V, Sink, Out, kHeads, kKvHeads, kDim, kDimV, kPageSize, kTableCols, kThreads (128), and those of
-// attention_common.cuh.
+// Config: Q, K, V, Sink, Out, kHeads, kKvHeads, kDim, kDimV, kPageSize, kTableCols, kThreads (128),
+// and those of attention_common.cuh.
 #pragma once
 
 #include "attention_common.cuh"
@@ -13,8 +13,9 @@ template <class C>
 __device__ __forceinline__ void attention_portable(const typename C::Q* q, const int* seq_starts,
                                                    const int* kv_lens, const int* block_tables,
                                                    const typename C::K* k, const typename C::V* v,
-                                                   const typename C::Sink* sinks, typename C::Out* out,
-                                                   int T, const int* true_T, int S, const int* true_S) {
+                                                   const typename C::Sink* sinks,
+                                                   typename C::Out* out, int T, const int* true_T,
+                                                   int S, const int* true_S) {
   using namespace attention;
   constexpr int kWarps = C::kThreads / 32;
   constexpr int kPer = ceil_div(C::kDim, 32), kPerV = ceil_div(C::kDimV, 32);
@@ -34,7 +35,8 @@ __device__ __forceinline__ void attention_portable(const typename C::Q* q, const
 #pragma unroll
   for (int i = 0; i < kPer; ++i) {
     const int d = i * 32 + lane;
-    query[i] = d < C::kDim ? to_float(q[(static_cast<int64>(token) * C::kHeads + head) * C::kDim + d]) : 0;
+    query[i] =
+        d < C::kDim ? to_float(q[(static_cast<int64>(token) * C::kHeads + head) * C::kDim + d]) : 0;
   }
   float maximum = minus_infinity(), sum = 0, acc[kPerV] = {};
   for (int key0 = first_key<C>(position) + warp * kKeys; key0 <= position; key0 += kWarps * kKeys) {

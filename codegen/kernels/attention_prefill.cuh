@@ -1,15 +1,15 @@
 // attention for any batch, bf16 or f16: flash attention with m16n8k16, on sm_80 and later.
 //
-// A block handles 64 rows of one (sequence, key head). Rows pack the query heads of a key head: row r is query token
-// r / G and head r % G of the group of G, so that K and V are read once for all of them, and a sequence with one new
-// token still fills G rows. Each of four warps has 16 rows; K and V come through shared memory, a tile of kKeys keys
-// being copied while the one before is used.
+// A block handles 64 rows of one (sequence, key head). Rows pack the query heads of a key head: row
+// r is query token r / G and head r % G of the group of G, so that K and V are read once for all of
+// them, and a sequence with one new token still fills G rows. Each of four warps has 16 rows; K and
+// V come through shared memory, a tile of kKeys keys being copied while the one before is used.
 //
-// blockIdx.x counts tiles over all sequences; the launch has room for the worst case and a block finds its sequence by
-// scanning seq_starts. blockIdx.y is the key head.
+// blockIdx.x counts tiles over all sequences; the launch has room for the worst case and a block
+// finds its sequence by scanning seq_starts. blockIdx.y is the key head.
 //
-// Config: E (of q, k, v, out), Sink, kHeads, kKvHeads, kDim, kDimV (multiples of 16), kPageSize, kTableCols, kKeys,
-// kThreads (128), and those of attention_common.cuh.
+// Config: E (of q, k, v, out), Sink, kHeads, kKvHeads, kDim, kDimV (multiples of 16), kPageSize,
+// kTableCols, kKeys, kThreads (128), and those of attention_common.cuh.
 #pragma once
 
 #include "attention_common.cuh"
@@ -40,7 +40,8 @@ __device__ __forceinline__ TileIndex find_tile(const int* seq_starts, int sequen
   const int lane = lane_index();
   for (int base = 0; base < sequences; base += 32) {
     const int s = base + lane;
-    const int tiles = s < sequences ? ceil_div((seq_starts[s + 1] - seq_starts[s]) * kGroup, kRows) : 0;
+    const int tiles =
+        s < sequences ? ceil_div((seq_starts[s + 1] - seq_starts[s]) * kGroup, kRows) : 0;
     int upto = tiles;
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
@@ -59,11 +60,12 @@ __device__ __forceinline__ TileIndex find_tile(const int* seq_starts, int sequen
   return {-1, 0};
 }
 
-/// Starts the copy of keys [key0, key0 + kKeys) into one stage; keys from key_end on repeat the last one.
+/// Starts the copy of keys [key0, key0 + kKeys) into one stage; keys from key_end on repeat the
+/// last one.
 template <class C>
 __device__ __forceinline__ void load_keys(PrefillSmem<C>& smem, int stage, const typename C::E* k,
-                                          const typename C::E* v, const int* table, int kv_head, int key0,
-                                          int key_end) {
+                                          const typename C::E* v, const int* table, int kv_head,
+                                          int key0, int key_end) {
   using Smem = PrefillSmem<C>;
   constexpr int kPieces = C::kDim / 8, kPiecesV = C::kDimV / 8;
   const auto row = [&](int r) {
@@ -77,7 +79,8 @@ __device__ __forceinline__ void load_keys(PrefillSmem<C>& smem, int stage, const
 #pragma unroll 4
   for (int i = threadIdx.x; i < C::kKeys * kPiecesV; i += C::kThreads) {
     const int r = i / kPiecesV, piece = i % kPiecesV;
-    copy_async_16(&smem.v[stage][r * Smem::kStrideV + piece * 8], v + row(r) * C::kDimV + piece * 8);
+    copy_async_16(&smem.v[stage][r * Smem::kStrideV + piece * 8],
+                  v + row(r) * C::kDimV + piece * 8);
   }
 }
 
@@ -87,16 +90,16 @@ template <class C>
 __device__ __forceinline__ void attention_prefill(const typename C::E* q, const int* seq_starts,
                                                   const int* kv_lens, const int* block_tables,
                                                   const typename C::E* k, const typename C::E* v,
-                                                  const typename C::Sink* sinks, typename C::E* out, int S,
-                                                  const int* true_S) {
+                                                  const typename C::Sink* sinks, typename C::E* out,
+                                                  int S, const int* true_S) {
   using namespace attention;
   using E = typename C::E;
   using Smem = PrefillSmem<C>;
   constexpr int kGroup = C::kHeads / C::kKvHeads;
-  constexpr int kSteps = C::kDim / 16;      // of Q . K^T
-  constexpr int kKeyTiles = C::kKeys / 8;   // columns of S, in n8 tiles
-  constexpr int kOutTiles = C::kDimV / 8;   // columns of O, in n8 tiles
-  constexpr bool kHoldQ = C::kDim <= 128;   // else the registers go to O
+  constexpr int kSteps = C::kDim / 16;     // of Q . K^T
+  constexpr int kKeyTiles = C::kKeys / 8;  // columns of S, in n8 tiles
+  constexpr int kOutTiles = C::kDimV / 8;  // columns of O, in n8 tiles
+  constexpr bool kHoldQ = C::kDim <= 128;  // else the registers go to O
   Smem& smem = *dynamic_smem<Smem>();
   wait_for_predecessor();
   const int kv_head = blockIdx.y;
@@ -106,7 +109,8 @@ __device__ __forceinline__ void attention_prefill(const typename C::E* q, const 
   const int tokens = seq_starts[at.sequence + 1] - start;
   const int row0 = at.tile * kRows, row_end = ::min(row0 + kRows, tokens * kGroup);
   const int before = kv_lens[at.sequence] - tokens;  // position of the sequence's first new token
-  const int first_position = before + row0 / kGroup, last_position = before + (row_end - 1) / kGroup;
+  const int first_position = before + row0 / kGroup,
+            last_position = before + (row_end - 1) / kGroup;
   const int key_begin = first_key<C>(first_position), key_end = last_position + 1;
   const int* table = block_tables + static_cast<int64>(at.sequence) * C::kTableCols;
 
@@ -117,7 +121,8 @@ __device__ __forceinline__ void attention_prefill(const typename C::E* q, const 
   };
   for (int i = threadIdx.x; i < kRows * (C::kDim / 8); i += C::kThreads) {
     const int r = i / (C::kDim / 8), piece = i % (C::kDim / 8);
-    copy_async_16(&smem.q[r * Smem::kStride + piece * 8], q + q_row(row0 + r) * C::kDim + piece * 8);
+    copy_async_16(&smem.q[r * Smem::kStride + piece * 8],
+                  q + q_row(row0 + r) * C::kDim + piece * 8);
   }
   load_keys<C>(smem, 0, k, v, table, kv_head, key_begin, key_end);
 
@@ -128,7 +133,8 @@ __device__ __forceinline__ void attention_prefill(const typename C::E* q, const 
   for (int i = 0; i < 2; ++i) {
     position[i] = before + ::min(row0 + warp_row + lane / 4 + 8 * i, row_end - 1) / kGroup;
   }
-  // Lane i addresses row i % 8 of matrix i / 8: for Q and V matrices 0, 1 are rows 0-7 and 8-15, for K columns.
+  // Lane i addresses row i % 8 of matrix i / 8: for Q and V matrices 0, 1 are rows 0-7 and 8-15,
+  // for K columns.
   const E* q_at = smem.q + (warp_row + lane % 16) * Smem::kStride + lane / 16 * 8;
   const int k_at = (lane / 16 * 8 + lane % 8) * Smem::kStride + lane / 8 % 2 * 8;
   const int v_at = lane % 16 * Smem::kStrideV + lane / 16 * 8;
@@ -173,7 +179,8 @@ __device__ __forceinline__ void attention_prefill(const typename C::E* q, const 
         s[n][j] = score<C>(s[n][j]);
         if (!whole) {
           const int key = key0 + n * 8 + column + j % 2;
-          if (key > position[j / 2] || key < first_key<C>(position[j / 2])) s[n][j] = minus_infinity();
+          if (key > position[j / 2] || key < first_key<C>(position[j / 2]))
+            s[n][j] = minus_infinity();
         }
         top[j / 2] = ::fmaxf(top[j / 2], s[n][j]);
       }
@@ -227,7 +234,8 @@ __device__ __forceinline__ void attention_prefill(const typename C::E* q, const 
     E* target = out + q_row(r) * C::kDimV + column;
 #pragma unroll
     for (int n = 0; n < kOutTiles; ++n) {
-      *reinterpret_cast<uint32*>(target + n * 8) = pack2<E>(o[n][2 * i] * scale, o[n][2 * i + 1] * scale);
+      *reinterpret_cast<uint32*>(target + n * 8) =
+          pack2<E>(o[n][2 * i] * scale, o[n][2 * i + 1] * scale);
     }
   }
 }

@@ -1,12 +1,14 @@
-// Normal numbers from a counter: element i of a parameter depends on (seed, i) alone, so that any launch geometry,
-// and the cpu target, give the same numbers (to the accuracy of logf and cosf).
+// Normal numbers from a counter: element i of a parameter depends on (seed, i) alone, so that any
+// launch geometry, and the cpu target, give the same numbers (to the accuracy of logf and cosf).
 //
 //   splitmix64(x):  x += 0x9E3779B97F4A7C15; x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9;
-//                   x = (x ^ x >> 27) * 0x94D049BB133111EB; return x ^ x >> 31      (all modulo 2^64)
+//                   x = (x ^ x >> 27) * 0x94D049BB133111EB; return x ^ x >> 31      (all modulo
+//                   2^64)
 //   a  = splitmix64(seed * 0x9E3779B97F4A7C15 + i),  b = splitmix64(a)
 //   u1 = ((a >> 40) + 1) * 2^-24        in (0, 1], exact in float32
 //   u2 = (b >> 40) * 2^-24              in [0, 1), exact in float32
-//   value = mean + stddev * sqrt(-2 ln u1) * cos(2 pi u2), float32, rounded once to the parameter's type
+//   value = mean + stddev * sqrt(-2 ln u1) * cos(2 pi u2), float32, rounded once to the parameter's
+//   type
 //
 // eval_dummy (ir/reference/load.cpp) has the same formula.
 #pragma once
@@ -30,7 +32,8 @@ __device__ __forceinline__ float normal_at(uint64 seed, uint64 index) {
   return ::sqrtf(-2.0f * ::logf(u1)) * ::cospif(2.0f * u2);
 }
 
-/// Config: Out, kThreads, kVec. The seed is an argument, so that all parameters of a type share one kernel.
+/// Config: Out, kThreads, kVec. The seed is an argument, so that all parameters of a type share one
+/// kernel.
 template <class C>
 __device__ __forceinline__ void dummy(typename C::Out* out, int64 count, int64 seed, float mean,
                                       float stddev) {

@@ -1,8 +1,9 @@
-// The router: topk_gate on given logits, and norm_gate, which makes them (residual add, RMS norm, router matmul).
-// Everything in float32; equal scores go to the lowest expert.
+// The router: topk_gate on given logits, and norm_gate, which makes them (residual add, RMS norm,
+// router matmul). Everything in float32; equal scores go to the lowest expert.
 //
-// Config of gate_row: SelectionBias, kExperts, kTop (at most 32), kScore (ir::ScoreFunction), kRouteNorm
-// (ir::RouteNorm), kNormEps, kRouteScale, kGroups, kKeepGroups, kGroupTop2, kHasSelectionBias, kHasForced.
+// Config of gate_row: SelectionBias, kExperts, kTop (at most 32), kScore (ir::ScoreFunction),
+// kRouteNorm (ir::RouteNorm), kNormEps, kRouteScale, kGroups, kKeepGroups, kGroupTop2,
+// kHasSelectionBias, kHasForced.
 #pragma once
 
 #include "common/arrivals.cuh"
@@ -68,7 +69,8 @@ __device__ __forceinline__ void scores(const float* logits, float (&score)[kPerL
 
 /// Masks the experts outside the best kKeepGroups groups with minus infinity.
 template <class C>
-__device__ __forceinline__ void keep_best_groups(float (&choose)[kPerLane<C>], GroupScratch<C>& scratch) {
+__device__ __forceinline__ void keep_best_groups(float (&choose)[kPerLane<C>],
+                                                 GroupScratch<C>& scratch) {
   constexpr int kSize = C::kExperts / C::kGroups;
   const int lane = lane_index();
 #pragma unroll
@@ -100,8 +102,8 @@ __device__ __forceinline__ void keep_best_groups(float (&choose)[kPerLane<C>], G
   __syncwarp();
 }
 
-/// The gate of one token by one warp. `forced` is its row of forced ids, or anything without kHasForced. A token that
-/// is only padding (not `valid`) gets ids of -1.
+/// The gate of one token by one warp. `forced` is its row of forced ids, or anything without
+/// kHasForced. A token that is only padding (not `valid`) gets ids of -1.
 template <class C>
 __device__ __forceinline__ void gate_row(const float* logits, const typename C::SelectionBias* bias,
                                          const int* forced, float* w, int* ids, bool valid,
@@ -185,11 +187,12 @@ __device__ __forceinline__ void gate_row(const float* logits, const typename C::
 
 }  // namespace gate
 
-/// w[T, kTop], ids[T, kTop] from logits[T, kExperts]; a warp a token. Config: that of gate_row, and kThreads.
+/// w[T, kTop], ids[T, kTop] from logits[T, kExperts]; a warp a token. Config: that of gate_row, and
+/// kThreads.
 template <class C>
-__device__ __forceinline__ void topk_gate(const float* logits, const typename C::SelectionBias* bias,
-                                          const int* forced, float* w, int* ids, int T,
-                                          const int* true_T) {
+__device__ __forceinline__ void topk_gate(const float* logits,
+                                          const typename C::SelectionBias* bias, const int* forced,
+                                          float* w, int* ids, int T, const int* true_T) {
   constexpr int kWarps = C::kThreads / 32;
   __shared__ gate::GroupScratch<C> scratch[kWarps];
   wait_for_predecessor();
@@ -197,8 +200,8 @@ __device__ __forceinline__ void topk_gate(const float* logits, const typename C:
   const int token = blockIdx.x * kWarps + warp_index();
   if (token >= T) return;
   const int64 at = static_cast<int64>(token) * C::kTop;
-  gate::gate_row<C>(logits + static_cast<int64>(token) * C::kExperts, bias, forced + at, w + at, ids + at,
-                    token < true_size(true_T, T), scratch[warp_index()]);
+  gate::gate_row<C>(logits + static_cast<int64>(token) * C::kExperts, bias, forced + at, w + at,
+                    ids + at, token < true_size(true_T, T), scratch[warp_index()]);
 }
 
 namespace gate {
@@ -207,8 +210,8 @@ namespace gate {
 template <int kCount>
 __device__ unsigned int arrivals[kCount];
 
-/// Where column `col` of a normed row lies in shared memory. With 8 columns a lane, the two 16-byte halves of all lanes
-/// lie apart, so that a warp's reads meet no bank twice.
+/// Where column `col` of a normed row lies in shared memory. With 8 columns a lane, the two 16-byte
+/// halves of all lanes lie apart, so that a warp's reads meet no bank twice.
 template <class C>
 __device__ __forceinline__ int smem_column(int col) {
   if constexpr (C::kVec == 8) {
@@ -221,7 +224,8 @@ template <class C>
 __device__ __forceinline__ Vec<float, C::kVec> smem_vector(const float* row, int vector) {
   Vec<float, C::kVec> v;
   if constexpr (C::kVec == 8) {
-    const Vec<float, 4> low = load<4>(row + vector * 4), high = load<4>(row + C::kCols / 2 + vector * 4);
+    const Vec<float, 4> low = load<4>(row + vector * 4),
+                        high = load<4>(row + C::kCols / 2 + vector * 4);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       v[j] = low[j];
@@ -233,12 +237,13 @@ __device__ __forceinline__ Vec<float, C::kVec> smem_vector(const float* row, int
   return v;
 }
 
-/// The first half of norm_gate: sum and normed of the tile's tokens, the float32 normed values into shared memory.
+/// The first half of norm_gate: sum and normed of the tile's tokens, the float32 normed values into
+/// shared memory.
 template <class C>
 __device__ __forceinline__ void norm_tile(const typename C::X* x, const typename C::Y* y,
                                           const typename C::W* weight, typename C::X* sum,
-                                          typename C::X* normed, float* rows, float* scratch, int first, int T,
-                                          bool writes) {
+                                          typename C::X* normed, float* rows, float* scratch,
+                                          int first, int T, bool writes) {
   constexpr int kVectors = C::kCols / C::kVec;
   constexpr int kTokenThreads = C::kThreads / C::kTokens;
   constexpr int kTokenWarps = kTokenThreads / 32;
@@ -287,18 +292,21 @@ __device__ __forceinline__ void norm_tile(const typename C::X* x, const typename
 
 }  // namespace gate
 
-/// blockIdx.x is a tile of kTokens tokens, blockIdx.y a chunk of `chunk_rows` experts; every chunk repeats the norm.
-/// The block that is last for a tile picks its experts. A warp takes kWarpRows router rows at a time; where it has no
-/// more than that and they fit in registers (kHold), they are read before the predecessor has ended.
-/// Config: that of gate_row, X, Y, W, Router, RouterBias, kCols, kVec, kThreads, kTokens, kWarpRows, kHold, kHasY,
-/// kHasRouterBias, kPlusOne, kEps, kMaxCounters. Dynamic shared memory: float[kTokens, kCols].
+/// blockIdx.x is a tile of kTokens tokens, blockIdx.y a chunk of `chunk_rows` experts; every chunk
+/// repeats the norm. The block that is last for a tile picks its experts. A warp takes kWarpRows
+/// router rows at a time; where it has no more than that and they fit in registers (kHold), they
+/// are read before the predecessor has ended. Config: that of gate_row, X, Y, W, Router,
+/// RouterBias, kCols, kVec, kThreads, kTokens, kWarpRows, kHold, kHasY, kHasRouterBias, kPlusOne,
+/// kEps, kMaxCounters. Dynamic shared memory: float[kTokens, kCols].
 template <class C>
 __device__ __forceinline__ void norm_gate(const typename C::X* x, const typename C::Y* y,
-                                          const typename C::W* weight, const typename C::Router* router,
+                                          const typename C::W* weight,
+                                          const typename C::Router* router,
                                           const typename C::RouterBias* router_bias,
                                           const typename C::SelectionBias* bias, const int* forced,
-                                          typename C::X* sum, typename C::X* normed, float* logits, float* w,
-                                          int* ids, int chunk_rows, int T, const int* true_T) {
+                                          typename C::X* sum, typename C::X* normed, float* logits,
+                                          float* w, int* ids, int chunk_rows, int T,
+                                          const int* true_T) {
   constexpr int kWarps = C::kThreads / 32;
   constexpr int kVectors = C::kCols / C::kVec;
   constexpr int kSteps = ceil_div(kVectors, 32);
@@ -331,7 +339,8 @@ __device__ __forceinline__ void norm_gate(const typename C::X* x, const typename
   launch_dependents();
   gate::norm_tile<C>(x, y, weight, sum, normed, rows, sums, first_token, T, blockIdx.y == 0);
 
-  for (int row = first_row + warp_index() * C::kWarpRows; row < end_row; row += kWarps * C::kWarpRows) {
+  for (int row = first_row + warp_index() * C::kWarpRows; row < end_row;
+       row += kWarps * C::kWarpRows) {
     float acc[C::kWarpRows][C::kTokens] = {};
 #pragma unroll(C::kHold ? kSteps : 1)
     for (int i = 0; i < kSteps; ++i) {
@@ -344,7 +353,8 @@ __device__ __forceinline__ void norm_gate(const typename C::X* x, const typename
           m[r] = to_float(router_vector(row + r, i));
         }
       }
-      const int vector = ::min(i * 32 + lane, kVectors - 1);  // beyond the end the router's part is zero
+      const int vector =
+          ::min(i * 32 + lane, kVectors - 1);  // beyond the end the router's part is zero
 #pragma unroll
       for (int t = 0; t < C::kTokens; ++t) {
         const Vec<float, C::kVec> v = gate::smem_vector<C>(rows + t * C::kCols, vector);
@@ -375,8 +385,8 @@ __device__ __forceinline__ void norm_gate(const typename C::X* x, const typename
   const int tokens = true_size(true_T, T);
   for (int t = warp_index(); t < C::kTokens && first_token + t < T; t += kWarps) {
     const int64 token = first_token + t, at = token * C::kTop;
-    gate::gate_row<C>(logits + token * C::kExperts, bias, forced + at, w + at, ids + at, token < tokens,
-                      scratch[warp_index()]);
+    gate::gate_row<C>(logits + token * C::kExperts, bias, forced + at, w + at, ids + at,
+                      token < tokens, scratch[warp_index()]);
   }
 }
 

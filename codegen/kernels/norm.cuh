@@ -1,7 +1,8 @@
-// rms_norm, layer_norm and add_norm: a warp or a block a row, the row held in registers, one rounding at the end.
+// rms_norm, layer_norm and add_norm: a warp or a block a row, the row held in registers, one
+// rounding at the end.
 //
-// Config: X, Y, W, B, Sum, Out (element types), kCols, kVec (elements a move), kThreads, kRowThreads (threads a row:
-// 32 or kThreads), kLayer, kAdd, kHasBias, kPlusOne, kEps.
+// Config: X, Y, W, B, Sum, Out (element types), kCols, kVec (elements a move), kThreads,
+// kRowThreads (threads a row: 32 or kThreads), kLayer, kAdd, kHasBias, kPlusOne, kEps.
 #pragma once
 
 #include "common/common.cuh"
@@ -51,7 +52,8 @@ __device__ __forceinline__ void norm(const typename C::X* x, const typename C::Y
       store(sum + base + col, from_float<typename C::Sum>(values[i]));
     }
 #pragma unroll
-    for (int j = 0; j < C::kVec; ++j) total += C::kLayer ? values[i][j] : values[i][j] * values[i][j];
+    for (int j = 0; j < C::kVec; ++j)
+      total += C::kLayer ? values[i][j] : values[i][j] * values[i][j];
   }
 
   float mean = 0;

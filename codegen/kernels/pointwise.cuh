@@ -1,8 +1,8 @@
 // pointwise and glu: the expression comes as Config::apply, generated from the op's Expr.
 //
 // Config of pointwise: Out, kCols, kVec, kThreads, kBroadcast (two bits an operand, see Broadcast),
-// static float apply(float x0, float x1, ...). Of glu: X, Out, kCols (of the result), kVec, kThreads,
-// static float apply(float gate, float up).
+// static float apply(float x0, float x1, ...). Of glu: X, Out, kCols (of the result), kVec,
+// kThreads, static float apply(float gate, float up).
 #pragma once
 
 #include "common/common.cuh"
@@ -36,8 +36,8 @@ __device__ __forceinline__ Vec<float, C::kVec> pointwise_operand(const X* x, int
 }
 
 template <class C, int... kIndex, class... X>
-__device__ __forceinline__ void pointwise_vector(Indices<kIndex...>, typename C::Out* out, int64 row,
-                                                 int col, const X*... x) {
+__device__ __forceinline__ void pointwise_vector(Indices<kIndex...>, typename C::Out* out,
+                                                 int64 row, int col, const X*... x) {
   const Vec<float, C::kVec> values[] = {pointwise_operand<C, kIndex>(x, row, col)...};
   Vec<float, C::kVec> result;
 #pragma unroll

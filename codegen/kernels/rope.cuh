@@ -1,7 +1,8 @@
-// Rotary embedding and the append to paged state: rope, kv_append, and both with QK norms in one, rope_append.
+// Rotary embedding and the append to paged state: rope, kv_append, and both with QK norms in one,
+// rope_append.
 //
-// Angles are position * inv_freq in float32, with the accurate sincosf. Rows of padded tokens (t >= the true T) never
-// reach the state.
+// Angles are position * inv_freq in float32, with the accurate sincosf. Rows of padded tokens (t >=
+// the true T) never reach the state.
 #pragma once
 
 #include "common/common.cuh"
@@ -9,7 +10,8 @@
 
 namespace shunt {
 
-/// The block's cosines and sines of one position, times kScale. All threads must call it; a barrier must follow.
+/// The block's cosines and sines of one position, times kScale. All threads must call it; a barrier
+/// must follow.
 template <class C>
 __device__ __forceinline__ void fill_angles(const float* inv_freq, int position, float* cosines,
                                             float* sines) {
@@ -30,7 +32,8 @@ __device__ __forceinline__ float rotated(const float* head, int d, const float* 
   if (d >= C::kRotary) return x;
   if constexpr (C::kInterleaved) {
     const int i = d / 2;
-    return d % 2 == 0 ? x * cosines[i] - head[d + 1] * sines[i] : x * cosines[i] + head[d - 1] * sines[i];
+    return d % 2 == 0 ? x * cosines[i] - head[d + 1] * sines[i]
+                      : x * cosines[i] + head[d - 1] * sines[i];
   } else {
     return d < kHalf ? x * cosines[d] - head[d + kHalf] * sines[d]
                      : x * cosines[d - kHalf] + head[d - kHalf] * sines[d - kHalf];
@@ -40,8 +43,9 @@ __device__ __forceinline__ float rotated(const float* head, int d, const float* 
 /// out[T, kHeads, kDim] = x rotated. A block a token and a chunk of heads, a warp a head.
 /// Config: X, Out, kHeads, kDim, kVec, kRotary, kInterleaved, kScale, kThreads.
 template <class C>
-__device__ __forceinline__ void rope(const typename C::X* x, const int* positions, const float* inv_freq,
-                                     typename C::Out* out, int heads_per_block) {
+__device__ __forceinline__ void rope(const typename C::X* x, const int* positions,
+                                     const float* inv_freq, typename C::Out* out,
+                                     int heads_per_block) {
   constexpr int kWarps = C::kThreads / 32;
   constexpr int kVectors = C::kDim / C::kVec;
   __shared__ float cosines[C::kRotary / 2 + 1], sines[C::kRotary / 2 + 1];
@@ -72,13 +76,14 @@ __device__ __forceinline__ void rope(const typename C::X* x, const int* position
 }
 
 /// k[T, kHeads, kDim] and v[T, kHeads, kDimV] into their states. A block a token.
-/// Config: K, V, StateK, StateV, kHeads, kDim, kDimV, kVec, kVecV, kPageSize, kTableCols, kDecode, kThreads.
+/// Config: K, V, StateK, StateV, kHeads, kDim, kDimV, kVec, kVecV, kPageSize, kTableCols, kDecode,
+/// kThreads.
 template <class C>
 __device__ __forceinline__ void kv_append(const typename C::K* k, const typename C::V* v,
                                           const int* positions, const int* seq_starts,
                                           const int* block_tables, typename C::StateK* state_k,
-                                          typename C::StateV* state_v, int T, const int* true_T, int S,
-                                          const int* true_S) {
+                                          typename C::StateV* state_v, int T, const int* true_T,
+                                          int S, const int* true_S) {
   wait_for_predecessor();
   launch_dependents();
   const int token = blockIdx.x;
@@ -92,7 +97,8 @@ __device__ __forceinline__ void kv_append(const typename C::K* k, const typename
     store(state_k + row * kRowK + i * C::kVec, from_float<typename C::StateK>(value));
   }
   for (int i = threadIdx.x; i < kRowV / C::kVecV; i += C::kThreads) {
-    const auto value = to_float(load<C::kVecV>(v + static_cast<int64>(token) * kRowV + i * C::kVecV));
+    const auto value =
+        to_float(load<C::kVecV>(v + static_cast<int64>(token) * kRowV + i * C::kVecV));
     store(state_v + row * kRowV + i * C::kVecV, from_float<typename C::StateV>(value));
   }
 }
@@ -109,10 +115,11 @@ __device__ __forceinline__ float block_inverse_rms(const typename C::X* x, float
   return 1.0f / ::sqrtf(block_sum<C::kThreads>(squares, scratch) / kCount + C::kEps);
 }
 
-/// qkv[T, (kHeads + 2*kKvHeads) * kDim] -> q[T, kHeads, kDim] and rows of the states. A block a token and a chunk of
-/// heads, a warp a head; heads are counted through q, k and v.
-/// Config: X, Q, StateK, StateV, WQ, WK, kHeads, kKvHeads, kDim, kVec, kRotary (0: no rotation), kInterleaved, kScale,
-/// kNorm (0 none, 1 a head, 2 the full width), kPlusOne, kEps, kPageSize, kTableCols, kDecode, kThreads.
+/// qkv[T, (kHeads + 2*kKvHeads) * kDim] -> q[T, kHeads, kDim] and rows of the states. A block a
+/// token and a chunk of heads, a warp a head; heads are counted through q, k and v. Config: X, Q,
+/// StateK, StateV, WQ, WK, kHeads, kKvHeads, kDim, kVec, kRotary (0: no rotation), kInterleaved,
+/// kScale, kNorm (0 none, 1 a head, 2 the full width), kPlusOne, kEps, kPageSize, kTableCols,
+/// kDecode, kThreads.
 template <class C>
 __device__ __forceinline__ void rope_append(const typename C::X* qkv, const int* positions,
                                             const float* inv_freq, const typename C::WQ* q_norm,
@@ -163,7 +170,8 @@ __device__ __forceinline__ void rope_append(const typename C::X* qkv, const int*
       float scale = is_q ? q_scale : k_scale;
       if constexpr (C::kNorm == 1) scale = 1.0f / ::sqrtf(warp_sum(squares) / C::kDim + C::kEps);
       const int offset = C::kNorm == 1 ? 0 : (is_q ? h : kv_head) * C::kDim;
-      for (int i = lane_index(); i < kVectors; i += 32) {  // each lane its own elements: no barrier needed
+      for (int i = lane_index(); i < kVectors;
+           i += 32) {  // each lane its own elements: no barrier needed
 #pragma unroll
         for (int j = 0; j < C::kVec; ++j) {
           const int d = i * C::kVec + j;
@@ -182,7 +190,8 @@ __device__ __forceinline__ void rope_append(const typename C::X* qkv, const int*
         v[j] = is_v || C::kRotary == 0 ? head[d + j] : rotated<C>(head, d + j, cosines, sines);
       }
       if (is_q) {
-        store(q + (static_cast<int64>(token) * C::kHeads + h) * C::kDim + d, from_float<typename C::Q>(v));
+        store(q + (static_cast<int64>(token) * C::kHeads + h) * C::kDim + d,
+              from_float<typename C::Q>(v));
       } else if (is_v) {
         store(state_v + state_at + d, from_float<typename C::StateV>(v));
       } else {

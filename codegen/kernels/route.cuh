@@ -1,9 +1,10 @@
 // route_sort and combine_routes.
 //
-// route_sort is a counting sort that keeps the order of routes and does not depend on timing: routes are cut into
-// contiguous chunks, one a warp; a warp counts its chunk's routes an expert, offsets follow from sums over warps in
-// order, and the warp goes through its chunk again, giving each route the next place of its expert. In one block for
-// few routes; else three kernels, where a block counts, one block sums, and blocks place.
+// route_sort is a counting sort that keeps the order of routes and does not depend on timing:
+// routes are cut into contiguous chunks, one a warp; a warp counts its chunk's routes an expert,
+// offsets follow from sums over warps in order, and the warp goes through its chunk again, giving
+// each route the next place of its expert. In one block for few routes; else three kernels, where a
+// block counts, one block sums, and blocks place.
 //
 // Ids outside [0, kExperts) are dropped routes and appear nowhere.
 //
@@ -27,9 +28,9 @@ __device__ __forceinline__ Range part_of(Range all, int index, int parts) {
   return {begin, ::min(begin + each, all.end)};
 }
 
-/// Calls f(route, expert, rank, size, leads) for 32 routes at a time, all lanes together: `rank` is the number of
-/// earlier routes among the 32 with the same expert, `size` of all of them, and `leads` is true in the first one.
-/// Expert is -1 for a dropped route and beyond the end.
+/// Calls f(route, expert, rank, size, leads) for 32 routes at a time, all lanes together: `rank` is
+/// the number of earlier routes among the 32 with the same expert, `size` of all of them, and
+/// `leads` is true in the first one. Expert is -1 for a dropped route and beyond the end.
 template <class C, class F>
 __device__ __forceinline__ void for_routes(const int* ids, Range range, F&& f) {
   constexpr int kAhead = 4;  // loads in flight
@@ -73,8 +74,8 @@ __device__ __forceinline__ void place_routes(const int* ids, Range range, int* n
   });
 }
 
-/// counts[kWarps][kExperts] of the block's part become, a warp and expert, the number of routes in warps before; the
-/// block's totals go to totals[kExperts]. A barrier before and after.
+/// counts[kWarps][kExperts] of the block's part become, a warp and expert, the number of routes in
+/// warps before; the block's totals go to totals[kExperts]. A barrier before and after.
 template <class C>
 __device__ __forceinline__ void sum_warps(int (*counts)[C::kExperts], int* totals) {
   __syncthreads();
@@ -167,7 +168,8 @@ __device__ __forceinline__ void route_count(const int* ids, int* counts, int rou
   }
 }
 
-/// counts become the places where each block's routes of an expert begin; offsets as in route_sort. One block.
+/// counts become the places where each block's routes of an expert begin; offsets as in route_sort.
+/// One block.
 template <class C>
 __device__ __forceinline__ void route_scan(int* counts, int* offsets, int blocks) {
   using namespace route;
@@ -191,12 +193,14 @@ __device__ __forceinline__ void route_scan(int* counts, int* offsets, int blocks
   }
   __syncthreads();
   for (int e = threadIdx.x; e < C::kExperts; e += C::kThreads) offsets[e] = totals[e];
-  for (int i = threadIdx.x; i < blocks * C::kExperts; i += C::kThreads) counts[i] += totals[i % C::kExperts];
+  for (int i = threadIdx.x; i < blocks * C::kExperts; i += C::kThreads)
+    counts[i] += totals[i % C::kExperts];
 }
 
 /// rows from ids and the places of route_scan; the grid of route_count.
 template <class C>
-__device__ __forceinline__ void route_place(const int* ids, const int* places, int* rows, int routes) {
+__device__ __forceinline__ void route_place(const int* ids, const int* places, int* rows,
+                                            int routes) {
   using namespace route;
   __shared__ Smem<C> smem;
   clear<C>(smem);
@@ -207,17 +211,19 @@ __device__ __forceinline__ void route_place(const int* ids, const int* places, i
   count_routes<C>(ids, range, smem.counts[warp_index()]);
   sum_warps<C>(smem.counts, smem.totals);
   for (int i = threadIdx.x; i < C::kWarps * C::kExperts; i += C::kThreads) {
-    smem.counts[i / C::kExperts][i % C::kExperts] += places[blockIdx.x * C::kExperts + i % C::kExperts];
+    smem.counts[i / C::kExperts][i % C::kExperts] +=
+        places[blockIdx.x * C::kExperts + i % C::kExperts];
   }
   __syncthreads();
   place_routes<C>(ids, range, smem.counts[warp_index()], rows);
 }
 
-/// out[T, kCols] = sum over j in order of w[t, j] * y[t * kTop + j] (+ residual); routes with id -1 add nothing.
-/// blockIdx.x is the token. Config: Y, Residual, Out, kTop, kCols, kVec, kThreads, kHasResidual.
+/// out[T, kCols] = sum over j in order of w[t, j] * y[t * kTop + j] (+ residual); routes with id -1
+/// add nothing. blockIdx.x is the token. Config: Y, Residual, Out, kTop, kCols, kVec, kThreads,
+/// kHasResidual.
 template <class C>
-__device__ __forceinline__ void combine_routes(const typename C::Y* y, const float* w, const int* ids,
-                                               const typename C::Residual* residual,
+__device__ __forceinline__ void combine_routes(const typename C::Y* y, const float* w,
+                                               const int* ids, const typename C::Residual* residual,
                                                typename C::Out* out) {
   constexpr int kAhead = C::kTop < 8 ? C::kTop : 8;  // rows in flight
   wait_for_predecessor();
@@ -233,7 +239,8 @@ __device__ __forceinline__ void combine_routes(const typename C::Y* y, const flo
     for (int j = 0; j < kAhead; ++j) {
       const bool used = base + j < C::kTop && ids[first + ::min(base + j, C::kTop - 1)] >= 0;
       weight[j] = used ? w[first + base + j] : 0.0f;
-      rows[j] = zero_vec<typename C::Y, C::kVec>();  // what was never written must not reach the sum
+      rows[j] =
+          zero_vec<typename C::Y, C::kVec>();  // what was never written must not reach the sum
       if (used) rows[j] = load<C::kVec>(y + (first + base + j) * C::kCols + col);
     }
 #pragma unroll

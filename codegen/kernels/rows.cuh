@@ -5,9 +5,9 @@
 
 namespace shunt {
 
-/// out[i, :] = from[index[i] + kOffset, :], converted; zeros where the index is out of range (padded rows of a graph
-/// bucket may hold anything). blockIdx.x is i.
-/// Config: From, Out, kCols, kVec, kThreads, kOffset.
+/// out[i, :] = from[index[i] + kOffset, :], converted; zeros where the index is out of range
+/// (padded rows of a graph bucket may hold anything). blockIdx.x is i. Config: From, Out, kCols,
+/// kVec, kThreads, kOffset.
 template <class C>
 __device__ __forceinline__ void take_rows(const int* index, const typename C::From* from,
                                           typename C::Out* out, int from_rows) {

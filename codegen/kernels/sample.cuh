@@ -1,13 +1,15 @@
 // sample: logits to ids. A block a row, no sort.
 //
-// With ids in order of (logit descending, id ascending): keep the first top_k; of these the shortest prefix whose
-// probability reaches top_p; of these, in ascending order of id, the first whose cumulative probability exceeds u.
+// With ids in order of (logit descending, id ascending): keep the first top_k; of these the
+// shortest prefix whose probability reaches top_p; of these, in ascending order of id, the first
+// whose cumulative probability exceeds u.
 //
-// A prefix of that order is a threshold key and a number of ties: all keys above the threshold, and the first `ties`
-// ids with the threshold itself. Both thresholds come from radix selection on integers in the order of the logits
-// (digits of 11, 11 and 10 bits, a histogram each): by count for top_k, by probability for top_p. Probabilities are
-// fixed-point integers, exp((logit - max) / temperature) in units of 2^-40, so that sums do not depend on the order of
-// additions and all passes agree.
+// A prefix of that order is a threshold key and a number of ties: all keys above the threshold, and
+// the first `ties` ids with the threshold itself. Both thresholds come from radix selection on
+// integers in the order of the logits (digits of 11, 11 and 10 bits, a histogram each): by count
+// for top_k, by probability for top_p. Probabilities are fixed-point integers, exp((logit - max) /
+// temperature) in units of 2^-40, so that sums do not depend on the order of additions and all
+// passes agree.
 //
 // Config: kVocab, kThreads (1024).
 #pragma once
@@ -92,7 +94,8 @@ __device__ __forceinline__ void add_to_bin(Smem& smem, int bin, uint64 amount) {
   if (high != 0) atomicAdd(&smem.high[bin], high);
 }
 
-/// By warp 0: the highest bin at which the sum from the top reaches `wanted`; `*above` is the sum over the bins above.
+/// By warp 0: the highest bin at which the sum from the top reaches `wanted`; `*above` is the sum
+/// over the bins above.
 __device__ __forceinline__ int find_bin(const Smem& smem, int bins, uint64 wanted, uint64* above) {
   const int lane = lane_index();
   uint64 before = 0;  // sum of the bins above those of this round
@@ -117,11 +120,14 @@ __device__ __forceinline__ int find_bin(const Smem& smem, int bins, uint64 wante
   return 0;  // unreachable: `wanted` is at most the total
 }
 
-/// The key at which the sum of `weigh` over keys, from the largest down, reaches `wanted` (1 <= wanted <= total).
-/// `*rest` is what is wanted of the ids with that key. weigh(key, id) -> amount; `extra` more are added to `extra_key`.
+/// The key at which the sum of `weigh` over keys, from the largest down, reaches `wanted` (1 <=
+/// wanted <= total).
+/// `*rest` is what is wanted of the ids with that key. weigh(key, id) -> amount; `extra` more are
+/// added to `extra_key`.
 template <class C, class Weigh>
-__device__ __forceinline__ uint32 select_key(const Row& row, Smem& smem, uint64 wanted, uint64* rest,
-                                             uint32 extra_key, uint64 extra, Weigh&& weigh) {
+__device__ __forceinline__ uint32 select_key(const Row& row, Smem& smem, uint64 wanted,
+                                             uint64* rest, uint32 extra_key, uint64 extra,
+                                             Weigh&& weigh) {
   uint32 prefix = 0, known = 0;  // `known`: the mask of bits decided so far
   for (int shift = 21; shift >= 0; shift -= shift == 21 ? 11 : 10) {
     const int bins = shift == 0 ? 1024 : kBins;
@@ -157,8 +163,8 @@ __device__ __forceinline__ uint32 select_key(const Row& row, Smem& smem, uint64 
 }
 
 /// The sum of masses above the cut over ids [begin, end), and the number of ids at it: a warp each.
-__device__ __forceinline__ void warp_part(const Row& row, const Cut& cut, int begin, int end, uint64* mass,
-                                          int* ties) {
+__device__ __forceinline__ void warp_part(const Row& row, const Cut& cut, int begin, int end,
+                                          uint64* mass, int* ties) {
   uint64 sum = 0;
   int count = 0;
   for (int id = begin + lane_index(); id < end; id += 32) {
@@ -176,17 +182,18 @@ __device__ __forceinline__ void warp_part(const Row& row, const Cut& cut, int be
   *ties = count;
 }
 
-/// Narrows [*begin, *end) to the part, of one a warp, in which the cumulative mass passes `target`. `*mass` and `*ties`
-/// are those of all ids before the range, and stay so.
+/// Narrows [*begin, *end) to the part, of one a warp, in which the cumulative mass passes `target`.
+/// `*mass` and `*ties` are those of all ids before the range, and stay so.
 template <class C>
-__device__ __forceinline__ void narrow(const Row& row, const Cut& cut, Smem& smem, uint64 target, int* begin,
-                                       int* end, uint64* mass, int* ties) {
+__device__ __forceinline__ void narrow(const Row& row, const Cut& cut, Smem& smem, uint64 target,
+                                       int* begin, int* end, uint64* mass, int* ties) {
   constexpr int kWarps = C::kThreads / 32;
   const int each = ceil_div(*end - *begin, kWarps);
   const auto part_begin = [&](int w) { return ::min(*begin + w * each, *end); };
   uint64 part_mass;
   int part_ties;
-  warp_part(row, cut, part_begin(warp_index()), part_begin(warp_index() + 1), &part_mass, &part_ties);
+  warp_part(row, cut, part_begin(warp_index()), part_begin(warp_index() + 1), &part_mass,
+            &part_ties);
   __syncthreads();
   if (lane_index() == 0) {
     smem.warp_sums[warp_index()] = part_mass;
@@ -207,9 +214,10 @@ __device__ __forceinline__ void narrow(const Row& row, const Cut& cut, Smem& sme
   *end = to;
 }
 
-/// By one warp: the first id of [begin, end) at which the cumulative mass exceeds `target`; -1 if none.
-__device__ __forceinline__ int walk(const Row& row, const Cut& cut, uint64 target, int begin, int end,
-                                    uint64 mass, int ties) {
+/// By one warp: the first id of [begin, end) at which the cumulative mass exceeds `target`; -1 if
+/// none.
+__device__ __forceinline__ int walk(const Row& row, const Cut& cut, uint64 target, int begin,
+                                    int end, uint64 mass, int ties) {
   const int lane = lane_index();
   const uint64 tie_mass = row.mass(logit_of(cut.key));
   for (int base = begin; base < end; base += 32) {
@@ -225,7 +233,8 @@ __device__ __forceinline__ int walk(const Row& row, const Cut& cut, uint64 targe
       const uint64 other = __shfl_up_sync(kFullWarp, upto, step);
       if (lane >= step) upto += other;
     }
-    const unsigned int passed = __ballot_sync(kFullWarp, id < end && mass + upto + tie_mass * kept > target);
+    const unsigned int passed =
+        __ballot_sync(kFullWarp, id < end && mass + upto + tie_mass * kept > target);
     if (passed != 0) return base + __ffs(passed) - 1;
     mass += __shfl_sync(kFullWarp, upto, 31);
     ties += __popc(tied);
@@ -236,9 +245,9 @@ __device__ __forceinline__ int walk(const Row& row, const Cut& cut, uint64 targe
 }  // namespace sampling
 
 template <class C>
-__device__ __forceinline__ void sample(const float* logits, const float* temperature, const int* top_k,
-                                       const float* top_p, const float* uniform, int* ids, int R,
-                                       const int* true_R) {
+__device__ __forceinline__ void sample(const float* logits, const float* temperature,
+                                       const int* top_k, const float* top_p, const float* uniform,
+                                       int* ids, int R, const int* true_R) {
   using namespace sampling;
   __shared__ Smem smem;
   wait_for_predecessor();
@@ -284,16 +293,17 @@ __device__ __forceinline__ void sample(const float* logits, const float* tempera
     const double wanted = ::ceil(share * static_cast<double>(total));
     const uint64 at_least = wanted > 1 ? ::min(static_cast<uint64>(wanted), total) : 1;
     uint64 rest = 0;
-    const uint32 key = select_key<C>(row, smem, at_least, &rest, cut.key, tied, [&](uint32 key, float logit) {
-      return key > cut.key ? row.mass(logit) : 0;
-    });
+    const uint32 key =
+        select_key<C>(row, smem, at_least, &rest, cut.key, tied,
+                      [&](uint32 key, float logit) { return key > cut.key ? row.mass(logit) : 0; });
     const uint64 each = row.mass(logit_of(key));
     const int ties = static_cast<int>((rest + each - 1) / each);
     total = at_least - rest + each * ties;
     cut = {key, ties};
   }
 
-  const uint64 target = static_cast<uint64>(static_cast<double>(uniform[r]) * static_cast<double>(total));
+  const uint64 target =
+      static_cast<uint64>(static_cast<double>(uniform[r]) * static_cast<double>(total));
   int begin = 0, end = C::kVocab, ties = 0;
   mass = 0;
   narrow<C>(row, cut, smem, target, &begin, &end, &mass, &ties);

@@ -16,10 +16,12 @@ std::string module_text(const Case& c) {
   return fmt::format(
       "module @t stage(logical)\ndim S in [1, 64]\ndim T in [1, 64]\nstate @k : {0}[{1}, {2}]\n"
       "state @v : {0}[{1}, {3}]\nparam @sinks : bf16[{4}]\n"
-      "graph @step(%q : {0}[T, {4}, {2}], %seq_starts : i32[S+1], %kv_lens : i32[S], %tables : i32[S, 64]) {{\n"
+      "graph @step(%q : {0}[T, {4}, {2}], %seq_starts : i32[S+1], %kv_lens : i32[S], %tables : "
+      "i32[S, 64]) {{\n"
       "  %a = attention %q, %seq_starts, %kv_lens, %tables, @k, @v, {5} {{{6}}} : {0}[T, {7}]\n"
       "  return %a\n}}\n",
-      c.type, c.kv_heads, c.dim, c.dim_v, c.heads, c.sinks ? "@sinks" : "none", c.attrs, c.heads * c.dim_v);
+      c.type, c.kv_heads, c.dim, c.dim_v, c.heads, c.sinks ? "@sinks" : "none", c.attrs,
+      c.heads * c.dim_v);
 }
 
 TEST(AttentionNvrtc, TensorCoreSizes) {
@@ -36,7 +38,8 @@ TEST(AttentionNvrtc, TensorCoreSizes) {
     SCOPED_TRACE(module_text(c));
     expect_rows_compile(attention_kernels(), module_text(c),
                         {"attention.decode", "attention.prefill", "attention.portable"}, true);
-    expect_rows_compile(attention_kernels(), module_text(c), {"attention.prefill", "attention.portable"});
+    expect_rows_compile(attention_kernels(), module_text(c),
+                        {"attention.prefill", "attention.portable"});
   }
 }
 

@@ -1,4 +1,5 @@
-// Compiles the rows of emit/gate.cpp: score functions, groups, biases, forced routing, few and many tokens.
+// Compiles the rows of emit/gate.cpp: score functions, groups, biases, forced routing, few and many
+// tokens.
 #include "codegen/emit/families.h"
 #include "tests/codegen/row_compiler.h"
 
@@ -20,15 +21,17 @@ graph @a(%l : f32[T, 8], %m : f32[T, 128], %n : f32[T, 256], %big : f32[T, 1024]
                       {"topk_gate.warp"});
 }
 
-std::string norm_gate_text(const char* x, const char* w, const char* router, int tokens, int hidden, int experts,
-                           int k) {
+std::string norm_gate_text(const char* x, const char* w, const char* router, int tokens, int hidden,
+                           int experts, int k) {
   return fmt::format(
       "module @t stage(logical)\ndim T in [1, {3}]\nparam @w : {1}[{4}]\nparam @r : {2}[{5}, {4}]\n"
       "param @rb : f32[{5}]\nparam @sb : f32[{5}]\n"
       "graph @g(%x : {0}[T, {4}], %y : {0}[T, {4}], %forced : i32[T, {6}]) {{\n"
-      "  %a0, %a1, %a2, %a3, %a4 = norm_gate %x, %y, @w, @r, none, none, none {{k = {6}, norm = sum}} : "
+      "  %a0, %a1, %a2, %a3, %a4 = norm_gate %x, %y, @w, @r, none, none, none {{k = {6}, norm = "
+      "sum}} : "
       "{0}[T, {4}], {0}[T, {4}], f32[T, {5}], f32[T, {6}], i32[T, {6}]\n"
-      "  %b0, %b1, %b2, %b3, %b4 = norm_gate %x, none, @w, @r, @rb, @sb, %forced {{k = {6}, score = sigmoid, "
+      "  %b0, %b1, %b2, %b3, %b4 = norm_gate %x, none, @w, @r, @rb, @sb, %forced {{k = {6}, score "
+      "= sigmoid, "
       "plus_one = true}} : {0}[T, {4}], {0}[T, {4}], f32[T, {5}], f32[T, {6}], i32[T, {6}]\n"
       "  return %a0, %a1, %a2, %a3, %a4, %b0, %b1, %b2, %b3, %b4\n}}\n",
       x, w, router, tokens, hidden, experts, k);

@@ -5,7 +5,8 @@
 namespace shunt::codegen {
 namespace {
 
-std::string module_text(const char* type, const char* state, int heads, int kv_heads, int dim, int rotary) {
+std::string module_text(const char* type, const char* state, int heads, int kv_heads, int dim,
+                        int rotary) {
   return fmt::format(
       "module @t stage(logical)\ndim S in [1, 8]\ndim T in [1, 512]\n"
       "state @k : {1}[{3}, {4}]\nstate @v : {1}[{3}, {4}]\n"
@@ -15,14 +16,18 @@ std::string module_text(const char* type, const char* state, int heads, int kv_h
       "  kv_append %kv, %kv, %p, %s, %b, @k, @v\n"
       "  %r = rope %q, %p, @f : {0}[T, {2}, {4}]\n"
       "  %i = rope %q, %p, @f {{interleaved = true, scale = 1.5}} : {0}[T, {2}, {4}]\n"
-      "  %a = rope_append %qkv, %p, @f, none, none, %s, %b, @k, @v {{heads = {2}, kv_heads = {3}, head_dim = {4}}}"
+      "  %a = rope_append %qkv, %p, @f, none, none, %s, %b, @k, @v {{heads = {2}, kv_heads = {3}, "
+      "head_dim = {4}}}"
       " : {0}[T, {2}, {4}]\n"
-      "  %c = rope_append %qkv, %p, none, @n, @n, %s, %b, @k, @v {{heads = {2}, kv_heads = {3}, head_dim = {4}, "
+      "  %c = rope_append %qkv, %p, none, @n, @n, %s, %b, @k, @v {{heads = {2}, kv_heads = {3}, "
+      "head_dim = {4}, "
       "norm = head, plus_one = true}} : {0}[T, {2}, {4}]\n"
-      "  %d = rope_append %qkv, %p, @f, @nq, @nk, %s, %b, @k, @v {{heads = {2}, kv_heads = {3}, head_dim = {4}, "
+      "  %d = rope_append %qkv, %p, @f, @nq, @nk, %s, %b, @k, @v {{heads = {2}, kv_heads = {3}, "
+      "head_dim = {4}, "
       "norm = full, eps = 1e-06, interleaved = true}} : {0}[T, {2}, {4}]\n"
       "  return %r, %i, %a, %c, %d\n}}\n",
-      type, state, heads, kv_heads, dim, rotary / 2, heads * dim, kv_heads * dim, (heads + 2 * kv_heads) * dim);
+      type, state, heads, kv_heads, dim, rotary / 2, heads * dim, kv_heads * dim,
+      (heads + 2 * kv_heads) * dim);
 }
 
 TEST(RopeNvrtc, SizesAndTypes) {
@@ -35,7 +40,8 @@ TEST(RopeNvrtc, SizesAndTypes) {
   for (const std::string& text : modules) {
     SCOPED_TRACE(text);
     for (bool decode : {false, true}) {
-      expect_rows_compile(rope_kernels(), text, {"kv_append.row", "rope.head", "rope_append.head"}, decode);
+      expect_rows_compile(rope_kernels(), text, {"kv_append.row", "rope.head", "rope_append.head"},
+                          decode);
     }
   }
 }

@@ -1,4 +1,5 @@
-// Compiles the rows of emit/route.cpp: few and many routes and experts, with and without a residual.
+// Compiles the rows of emit/route.cpp: few and many routes and experts, with and without a
+// residual.
 #include "codegen/emit/families.h"
 #include "tests/codegen/row_compiler.h"
 

@@ -1,5 +1,5 @@
-// Compiles kernel rows without a GPU: a module in text form goes through every row of a family that supports one of
-// its ops, and each kernel launched is compiled by NVRTC.
+// Compiles kernel rows without a GPU: a module in text form goes through every row of a family that
+// supports one of its ops, and each kernel launched is compiled by NVRTC.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -82,13 +82,14 @@ inline const std::filesystem::path& test_kernel_cache() {
 }
 
 struct CompiledRows {
-  std::set<std::string> rows;  // names of the rows that supported an op
+  std::set<std::string> rows;                              // names of the rows that supported an op
   std::vector<std::pair<std::string, JitResult>> kernels;  // row name, kernel
 };
 
 /// Compiles what every row of `rows` launches for every op of `module_text`, for one target.
-inline CompiledRows compile_rows(const std::vector<KernelImpl>& rows, const std::string& module_text,
-                                 const std::string& target, bool decode = false) {
+inline CompiledRows compile_rows(const std::vector<KernelImpl>& rows,
+                                 const std::string& module_text, const std::string& target,
+                                 bool decode = false) {
   const auto module = ir::parse(module_text);
   ir::verify(*module);
   CompiledRows result;
@@ -127,18 +128,20 @@ inline CompiledRows compile_rows(const std::vector<KernelImpl>& rows, const std:
   return result;
 }
 
-/// compile_rows for both GPU targets; every row in `expected` must have taken part, and no kernel may spill.
+/// compile_rows for both GPU targets; every row in `expected` must have taken part, and no kernel
+/// may spill.
 inline void expect_rows_compile(const std::vector<KernelImpl>& rows, const std::string& module_text,
                                 const std::set<std::string>& expected, bool decode = false) {
   for (const char* target : {"sm_90a", "sm_80"}) {
     const CompiledRows compiled = compile_rows(rows, module_text, target, decode);
     EXPECT_EQ(compiled.rows, expected) << target;
     for (const auto& [row, kernel] : compiled.kernels) {
-      EXPECT_EQ(kernel.spill_bytes, 0) << row << " on " << target << " with " << kernel.registers << " registers\n"
-                                       << kernel.source;
+      EXPECT_EQ(kernel.spill_bytes, 0)
+          << row << " on " << target << " with " << kernel.registers << " registers\n"
+          << kernel.source;
       if (std::getenv("SHUNT_TEST_VERBOSE") != nullptr) {
-        fmt::print("{:28} {:7} {:3} registers {:6} bytes smem {:6.3f} s\n", row, target, kernel.registers,
-                   kernel.smem_bytes, kernel.seconds);
+        fmt::print("{:28} {:7} {:3} registers {:6} bytes smem {:6.3f} s\n", row, target,
+                   kernel.registers, kernel.smem_bytes, kernel.seconds);
       }
     }
   }

@@ -1,4 +1,5 @@
-// Compiles the rows of emit/tensor.cpp: every broadcast kind, odd widths, mixed element types, copies along each axis.
+// Compiles the rows of emit/tensor.cpp: every broadcast kind, odd widths, mixed element types,
+// copies along each axis.
 #include "codegen/emit/families.h"
 #include "tests/codegen/row_compiler.h"
 

@@ -5,9 +5,10 @@
 
 namespace shunt {
 
-/// True in the block that is the last of `expected` to call this with `counter`, to which everything the others wrote
-/// before is then visible. The counter is a device variable of the kernel's module: zero when loaded, and reset here by
-/// the last block, so that the next launch finds zero again. All threads of the block must call it.
+/// True in the block that is the last of `expected` to call this with `counter`, to which
+/// everything the others wrote before is then visible. The counter is a device variable of the
+/// kernel's module: zero when loaded, and reset here by the last block, so that the next launch
+/// finds zero again. All threads of the block must call it.
 __device__ __forceinline__ bool arrives_last(unsigned int* counter, unsigned int expected) {
   __shared__ bool last;
   __threadfence();

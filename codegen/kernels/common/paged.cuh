@@ -5,7 +5,8 @@
 
 namespace shunt {
 
-/// The true value of a dim inside a graph bucket: `*true_size` if there is one, else the size of the launch.
+/// The true value of a dim inside a graph bucket: `*true_size` if there is one, else the size of
+/// the launch.
 __device__ __forceinline__ int true_size(const int* true_size, int size) {
   return true_size != nullptr ? ::min(*true_size, size) : size;
 }
@@ -16,8 +17,8 @@ __device__ __forceinline__ int64 paged_row(const int* table, int position) {
   return static_cast<int64>(table[position / kPageSize]) * kPageSize + position % kPageSize;
 }
 
-/// The sequence of `token`: the last s < sequences with seq_starts[s] <= token. Empty sequences are skipped, since
-/// the one that holds the token starts at or after them.
+/// The sequence of `token`: the last s < sequences with seq_starts[s] <= token. Empty sequences are
+/// skipped, since the one that holds the token starts at or after them.
 __device__ __forceinline__ int find_sequence(const int* seq_starts, int sequences, int token) {
   int low = 0, high = sequences;  // seq_starts[low] <= token < seq_starts[high]
   while (high - low > 1) {
