@@ -1,6 +1,7 @@
-# embed_kernels(<output.cpp> <folder>): at build time, turns every *.cuh below <folder> into one C++ file that defines
-# shunt::codegen::kernel_headers(). A header becomes pieces of raw string literals of at most 8000 bytes, because
-# compilers limit the length of one. Needs only CMake: the file also runs as the script that writes the output.
+# embed_kernels(<output.cpp> <folder>): at build time, turns every *.cuh below <folder> into one C++
+# file that defines shunt::codegen::kernel_headers(). A header becomes pieces of raw string literals
+# of at most 8000 bytes, because compilers limit the length of one. Needs only CMake: the file also
+# runs as the script that writes the output.
 
 if(CMAKE_SCRIPT_MODE_FILE STREQUAL CMAKE_CURRENT_LIST_FILE)
   # Script mode: cmake -DFOLDER=... -DOUTPUT=... -P embed_kernels.cmake
@@ -37,7 +38,8 @@ function(embed_kernels output folder)
   file(GLOB_RECURSE headers CONFIGURE_DEPENDS "${folder}/*.cuh")
   add_custom_command(
     OUTPUT "${output}"
-    COMMAND "${CMAKE_COMMAND}" "-DFOLDER=${folder}" "-DOUTPUT=${output}" -P "${EMBED_KERNELS_SCRIPT}"
+    COMMAND "${CMAKE_COMMAND}" "-DFOLDER=${folder}" "-DOUTPUT=${output}"
+            -P "${EMBED_KERNELS_SCRIPT}"
     DEPENDS ${headers} "${EMBED_KERNELS_SCRIPT}"
     COMMENT "Embedding the device headers"
     VERBATIM)

@@ -1,4 +1,5 @@
-// The device headers (codegen/kernels/**/*.cuh) as text inside the program; cmake/embed_kernels.cmake writes the table.
+// The device headers (codegen/kernels/**/*.cuh) as text inside the program;
+// cmake/embed_kernels.cmake writes the table.
 #pragma once
 
 #include <span>

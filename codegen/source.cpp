@@ -1,5 +1,6 @@
-// The text of a kernel: an #include of its header, a Config struct of named arguments, and the extern "C" entry.
-// Entry point: KernelSource::text. Covered by tests/codegen/linear_source_test.cpp and linear_nvrtc_test.cpp.
+// The text of a kernel: an #include of its header, a Config struct of named arguments, and the
+// extern "C" entry. Entry point: KernelSource::text. Covered by
+// tests/codegen/linear_source_test.cpp and linear_nvrtc_test.cpp.
 #include <cctype>
 #include <cmath>
 #include <limits>
@@ -10,8 +11,8 @@
 namespace shunt::codegen {
 
 TemplateArg TemplateArg::number(std::string name, int64_t value) {
-  const bool wide = value > std::numeric_limits<int32_t>::max() ||
-                    value < std::numeric_limits<int32_t>::min();
+  const bool wide =
+      value > std::numeric_limits<int32_t>::max() || value < std::numeric_limits<int32_t>::min();
   return {std::move(name), fmt::format("{}{}", value, wide ? "ll" : ""), false};
 }
 

@@ -17,7 +17,8 @@ struct Addends {
   const ir::Value* bias = nullptr;  // [columns]
 };
 
-/// nullopt unless the epilogue is `acc` plus at most one matrix and one vector of the result's type.
+/// nullopt unless the epilogue is `acc` plus at most one matrix and one vector of the result's
+/// type.
 std::optional<Addends> addends_of(const Product& p) {
   if (p.glu) return std::nullopt;
   const size_t extras = p.op.operands.size() - p.first_extra;
@@ -32,7 +33,8 @@ std::optional<Addends> addends_of(const Product& p) {
   }
   for (const std::string& variable : p.epilogue.variables()) acc = acc || variable == "acc";
   // A sum in which every variable stands once.
-  if (!acc || additions != extras || p.epilogue.variables().size() != extras + 1) return std::nullopt;
+  if (!acc || additions != extras || p.epilogue.variables().size() != extras + 1)
+    return std::nullopt;
   Addends found;
   for (size_t i = p.first_extra; i < p.op.operands.size(); ++i) {
     const ir::Value* value = p.op.operand(i);
@@ -58,10 +60,12 @@ double seconds_cublaslt(const ir::Op& op, const Context& context) {
   const Target& target = context.target;
   // Its own start and end, and often a second kernel that adds the parts of K.
   constexpr double kCallSeconds = 3e-6;
-  const double rate = p.x_type() == DType::f32 ? target.vector_flops_per_s * 0.6 : target.matmul_flops_per_s * 0.8;
+  const double rate =
+      p.x_type() == DType::f32 ? target.vector_flops_per_s * 0.6 : target.matmul_flops_per_s * 0.8;
   const double rows = static_cast<double>(round_up(context.bound(p.rows), 64));
   return target.launch_seconds + kCallSeconds +
-         std::max(product_bytes(p, context) / (target.memory_bytes_per_s * 0.7), product_flops(p, rows) / rate);
+         std::max(product_bytes(p, context) / (target.memory_bytes_per_s * 0.7),
+                  product_flops(p, rows) / rate);
 }
 
 void emit_cublaslt(const ir::Op& op, StepBuilder& steps) {
@@ -87,17 +91,25 @@ void emit_cublaslt(const ir::Op& op, StepBuilder& steps) {
   steps.matmul(std::move(m));
 }
 
-bool linear_mma_supports(const ir::Op& op, const Context& c) { return supports_mma(describe_product(op), c); }
+bool linear_mma_supports(const ir::Op& op, const Context& c) {
+  return supports_mma(describe_product(op), c);
+}
 double linear_mma_seconds(const ir::Op& op, const Context& c) {
   return choose_mma(describe_product(op), c).seconds;
 }
-void linear_mma_emit(const ir::Op& op, StepBuilder& steps) { emit_mma(describe_product(op), steps); }
+void linear_mma_emit(const ir::Op& op, StepBuilder& steps) {
+  emit_mma(describe_product(op), steps);
+}
 
 bool linear_simt_supports(const ir::Op& op, const Context& c) {
   return supports_simt(describe_product(op), c);
 }
-double linear_simt_seconds(const ir::Op& op, const Context& c) { return simt_seconds(describe_product(op), c); }
-void linear_simt_emit(const ir::Op& op, StepBuilder& steps) { emit_simt(describe_product(op), steps); }
+double linear_simt_seconds(const ir::Op& op, const Context& c) {
+  return simt_seconds(describe_product(op), c);
+}
+void linear_simt_emit(const ir::Op& op, StepBuilder& steps) {
+  emit_simt(describe_product(op), steps);
+}
 
 }  // namespace
 
@@ -105,7 +117,8 @@ std::vector<KernelImpl> linear_kernels() {
   return {
       {"linear.cublaslt", ir::OpKind::linear, supports_cublaslt, seconds_cublaslt, emit_cublaslt},
       {"linear.mma", ir::OpKind::linear, linear_mma_supports, linear_mma_seconds, linear_mma_emit},
-      {"linear.simt", ir::OpKind::linear, linear_simt_supports, linear_simt_seconds, linear_simt_emit},
+      {"linear.simt", ir::OpKind::linear, linear_simt_supports, linear_simt_seconds,
+       linear_simt_emit},
   };
 }
 

@@ -1,6 +1,6 @@
-// Rows linear.gemv and routed_linear.gemv: few rows of x, weights streamed once (kernels/gemv.cuh). Entry point:
-// linear_gemv_kernels. Covered by tests/codegen/linear_rows_test.cpp, linear_nvrtc_test.cpp and, on a GPU, by the test
-// that compares every row with the evaluator.
+// Rows linear.gemv and routed_linear.gemv: few rows of x, weights streamed once (kernels/gemv.cuh).
+// Entry point: linear_gemv_kernels. Covered by tests/codegen/linear_rows_test.cpp,
+// linear_nvrtc_test.cpp and, on a GPU, by the test that compares every row with the evaluator.
 #include <algorithm>
 
 #include "codegen/emit/families.h"
@@ -22,7 +22,7 @@ struct GemvConfig {
   int64_t columns = 1;  // of the result, a warp
   int64_t split = 1;    // warps that share columns, each with its part of K
   int64_t padded_depth = 0;
-  int64_t tiles = 0;    // of the columns
+  int64_t tiles = 0;  // of the columns
   int64_t smem = 0;
 };
 
@@ -47,12 +47,13 @@ GemvConfig choose(const Product& p, int64_t rows, int64_t matrices, const Target
   GemvConfig c;
   c.rows = std::min(rows, kMaxRowsOfBlock);
   c.vec = vector_width(p.depth, 16 / dtype_bytes(p.w_type()));
-  // Sixteen-byte reads in flight a lane, and how many rows of w share a read of x. Both live in registers, next to
-  // one sum for every row of x and of w.
+  // Sixteen-byte reads in flight a lane, and how many rows of w share a read of x. Both live in
+  // registers, next to one sum for every row of x and of w.
   const int64_t reads = c.rows <= 4 ? 8 : 4;
   c.columns = c.rows <= 2 ? 1 : std::max<int64_t>(1, 2 / p.parts());
   const int64_t chunks = ceil_div(p.depth, 32 * c.vec);
-  while (2 * c.columns * p.parts() * c.rows <= 16 && chunks * c.columns * p.parts() < reads) c.columns *= 2;
+  while (2 * c.columns * p.parts() * c.rows <= 16 && chunks * c.columns * p.parts() < reads)
+    c.columns *= 2;
   // Enough warps to fill the machine: share columns among warps if there are too few of them.
   const int64_t wanted = target.sm_count * kBlocksPerSm * kWarps;
   while (c.split < kWarps && chunks >= 2 * c.split &&
@@ -69,7 +70,8 @@ GemvConfig choose(const Product& p, int64_t rows, int64_t matrices, const Target
 
 /// Blocks that share the column tiles of one matrix: what fits the machine at once, in whole waves.
 int64_t column_blocks(const GemvConfig& c, int64_t matrices, const Target& target) {
-  const int64_t resident = std::min(kBlocksPerSm, std::max<int64_t>(1, target.smem_per_block / c.smem));
+  const int64_t resident =
+      std::min(kBlocksPerSm, std::max<int64_t>(1, target.smem_per_block / c.smem));
   // With more matrices than room, a few blocks for each even out the last wave.
   const int64_t share = target.sm_count * resident / matrices;
   return std::clamp<int64_t>(share > 0 ? share : 4, 1, c.tiles);
@@ -92,8 +94,9 @@ void add_config(LaunchBuilder& launch, const Product& p, const GemvConfig& c) {
       .extra(epilogue_text(p));
 }
 
-/// The larger of reading everything once and issuing the multiply-adds, conversions included. `passes`: how often a
-/// block goes over the weights, again from the cache but with all the arithmetic.
+/// The larger of reading everything once and issuing the multiply-adds, conversions included.
+/// `passes`: how often a block goes over the weights, again from the cache but with all the
+/// arithmetic.
 double gemv_seconds(const Product& p, const Context& context, int64_t rows, double passes) {
   const double weight_elements = product_flops(p, 1) / 2;
   const double block_rows = static_cast<double>(rows);
@@ -108,7 +111,8 @@ double gemv_seconds(const Product& p, const Context& context, int64_t rows, doub
 bool supports_linear(const ir::Op& op, const Context& context) {
   const Product p = describe_product(op);
   const int64_t rows = context.bound(p.rows);
-  if (!has_device_types(p, context) || !p.weights_are_ready() || rows < 1 || rows > kMaxRows) return false;
+  if (!has_device_types(p, context) || !p.weights_are_ready() || rows < 1 || rows > kMaxRows)
+    return false;
   return choose(p, rows, 1, context.target).smem <= context.target.smem_per_block;
 }
 
@@ -127,8 +131,9 @@ void emit_linear(const ir::Op& op, StepBuilder& steps) {
   add_config(launch, p, c);
   launch.in("x", p.x).in("w", p.w).out("out", op.result()).i32("rows", p.rows);
   add_extra_operands(p, launch);
-  launch.launch({DimExpr(column_blocks(c, 1, context.target)), DimExpr::ceildiv(p.rows, c.rows), DimExpr(1)},
-                kWarps * 32, c.smem, kBlocksPerSm);
+  launch.launch(
+      {DimExpr(column_blocks(c, 1, context.target)), DimExpr::ceildiv(p.rows, c.rows), DimExpr(1)},
+      kWarps * 32, c.smem, kBlocksPerSm);
 }
 
 // ---- routed_linear ----
@@ -151,14 +156,15 @@ void emit_routed(const ir::Op& op, StepBuilder& steps) {
   const int64_t routes = context.bound(p.rows);
   const GemvConfig c = choose(p, 1, routes, context.target);
   const Type& ids = op.operand(2)->type;
-  const bool shared_x = p.x->type.shape[0] == ids.shape[0];  // one row of x for all routes of a token
+  const bool shared_x =
+      p.x->type.shape[0] == ids.shape[0];  // one row of x for all routes of a token
   LaunchBuilder launch(steps, "routed_linear_gemv", "gemv.cuh", "routed_gemv");
   add_config(launch, p, c);
   launch.number("kRoutesPerRow", shared_x ? ids.last().constant() : 1);
   launch.in("x", p.x).in("w", p.w).in("ids", op.operand(2)).out("out", op.result());
   add_extra_operands(p, launch);
-  launch.launch({p.rows, DimExpr(column_blocks(c, routes, context.target)), DimExpr(1)}, kWarps * 32, c.smem,
-                kBlocksPerSm);
+  launch.launch({p.rows, DimExpr(column_blocks(c, routes, context.target)), DimExpr(1)},
+                kWarps * 32, c.smem, kBlocksPerSm);
 }
 
 }  // namespace
@@ -166,7 +172,8 @@ void emit_routed(const ir::Op& op, StepBuilder& steps) {
 std::vector<KernelImpl> linear_gemv_kernels() {
   return {
       {"linear.gemv", ir::OpKind::linear, supports_linear, seconds_linear, emit_linear},
-      {"routed_linear.gemv", ir::OpKind::routed_linear, supports_routed, seconds_routed, emit_routed},
+      {"routed_linear.gemv", ir::OpKind::routed_linear, supports_routed, seconds_routed,
+       emit_routed},
   };
 }
 

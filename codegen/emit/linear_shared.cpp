@@ -1,5 +1,6 @@
-// The description of a product that the rows of the linear family work from. Entry point: describe_product. Covered by
-// tests/codegen/linear_rows_test.cpp and, for the epilogue's text, tests/codegen/linear_nvrtc_test.cpp.
+// The description of a product that the rows of the linear family work from. Entry point:
+// describe_product. Covered by tests/codegen/linear_rows_test.cpp and, for the epilogue's text,
+// tests/codegen/linear_nvrtc_test.cpp.
 #include "codegen/emit/linear_shared.h"
 
 #include <algorithm>
@@ -54,13 +55,14 @@ std::string epilogue_text(const Product& p) {
     const Type& type = p.op.operand(i)->type;
     const std::string name = fmt::format("x{}", i - p.first_extra);
     parameters += fmt::format(", const {}* {}", cuda_type(type.dtype), name);
-    const std::string index = type.rank() == 2
-                                  ? fmt::format("static_cast<shunt::int64>(row) * {} + column", p.columns)
-                                  : "column";
+    const std::string index =
+        type.rank() == 2 ? fmt::format("static_cast<shunt::int64>(row) * {} + column", p.columns)
+                         : "column";
     body += fmt::format("    const float {0}_value = shunt::to_float({0}[{1}]);\n", name, index);
   }
-  return fmt::format("  static __device__ __forceinline__ float epilogue({}) {{\n{}    return {};\n  }}\n",
-                     parameters, body, p.epilogue.to_cuda(names));
+  return fmt::format(
+      "  static __device__ __forceinline__ float epilogue({}) {{\n{}    return {};\n  }}\n",
+      parameters, body, p.epilogue.to_cuda(names));
 }
 
 void add_extra_operands(const Product& p, LaunchBuilder& launch) {

@@ -1,5 +1,5 @@
-// What the rows of linear, routed_linear and grouped_linear share: one description of the product, the epilogue as
-// device text, and the parts of the cost estimates. Internal to codegen/emit.
+// What the rows of linear, routed_linear and grouped_linear share: one description of the product,
+// the epilogue as device text, and the parts of the cost estimates. Internal to codegen/emit.
 #pragma once
 
 #include <string>
@@ -15,10 +15,10 @@ struct Product {
   const ir::Op& op;
   const ir::Value* x = nullptr;
   const ir::Value* w = nullptr;
-  Dim rows{};              // of the result
-  int64_t depth = 0;       // K
-  int64_t columns = 0;     // N', of the result: N or, with glu, N / 2
-  int64_t experts = 1;     // 1 for linear
+  Dim rows{};           // of the result
+  int64_t depth = 0;    // K
+  int64_t columns = 0;  // N', of the result: N or, with glu, N / 2
+  int64_t experts = 1;  // 1 for linear
   bool glu = false;
   Expr epilogue{};         // over acc | gate, up, and x0, x1, ...
   size_t first_extra = 2;  // operand index of x0
@@ -36,11 +36,12 @@ struct Product {
 /// `op` is linear, routed_linear or grouped_linear.
 Product describe_product(const ir::Op& op);
 
-/// All that the rows of this family need of the operands' types: floats that device code has, on a cuda target.
+/// All that the rows of this family need of the operands' types: floats that device code has, on a
+/// cuda target.
 bool has_device_types(const Product& product, const Context& context);
 
-/// Config's epilogue(const float* value, int row, int column, x0, x1, ...): the epilogue as device code. A rank 2 extra
-/// operand is read at [row, column], a rank 1 one at [column].
+/// Config's epilogue(const float* value, int row, int column, x0, x1, ...): the epilogue as device
+/// code. A rank 2 extra operand is read at [row, column], a rank 1 one at [column].
 std::string epilogue_text(const Product& product);
 /// Adds x0, x1, ... to the kernel's parameters, in the order that epilogue_text takes them.
 void add_extra_operands(const Product& product, LaunchBuilder& launch);

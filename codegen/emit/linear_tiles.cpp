@@ -1,6 +1,6 @@
-// Tiled products: the choice of a tile for the tensor cores, and the launches of kernels/gemm.cuh and gemm_simt.cuh.
-// Entry points: choose_mma, emit_mma, emit_simt. Covered by tests/codegen/linear_rows_test.cpp and
-// linear_nvrtc_test.cpp.
+// Tiled products: the choice of a tile for the tensor cores, and the launches of kernels/gemm.cuh
+// and gemm_simt.cuh. Entry points: choose_mma, emit_mma, emit_simt. Covered by
+// tests/codegen/linear_rows_test.cpp and linear_nvrtc_test.cpp.
 #include "codegen/emit/linear_tiles.h"
 
 #include <algorithm>
@@ -15,14 +15,17 @@ constexpr int64_t kSimtTile = 64;  // rows, and rows of w, of a block of kernels
 constexpr int64_t kMaxGridY = 65535;
 
 constexpr MmaTile kMmaTiles[] = {
-    {16, 32, 1, 2, 6, 0.08},  {16, 64, 1, 4, 6, 0.10},   {32, 64, 1, 4, 5, 0.18},  {32, 128, 1, 4, 4, 0.22},
-    {64, 64, 2, 2, 4, 0.30},  {64, 128, 2, 2, 4, 0.38},  {128, 128, 2, 4, 3, 0.45},
+    {16, 32, 1, 2, 6, 0.08},   {16, 64, 1, 4, 6, 0.10}, {32, 64, 1, 4, 5, 0.18},
+    {32, 128, 1, 4, 4, 0.22},  {64, 64, 2, 2, 4, 0.30}, {64, 128, 2, 2, 4, 0.38},
+    {128, 128, 2, 4, 3, 0.45},
 };
 
 bool is_grouped(const Product& p) { return p.op.kind == ir::OpKind::grouped_linear; }
 
 /// Matrices that have rows at all.
-int64_t active_groups(const Product& p, int64_t rows) { return is_grouped(p) ? std::min(p.experts, rows) : 1; }
+int64_t active_groups(const Product& p, int64_t rows) {
+  return is_grouped(p) ? std::min(p.experts, rows) : 1;
+}
 
 /// Row tiles over all groups: with rows spread unevenly, a group has about half a tile too much.
 double expected_row_tiles(const Product& p, int64_t rows, int64_t block_m) {
@@ -42,7 +45,8 @@ double tile_seconds(const Product& p, const Context& context, const MmaTile& t) 
   const double depth = static_cast<double>(round_up(p.depth, 64));
   const double area = static_cast<double>(t.block_m * t.block_n);
   const double edges = static_cast<double>(t.block_m + t.block_n);
-  const double compute = 2 * tiles * area * depth / (target.matmul_flops_per_s * t.compute_share * busy);
+  const double compute =
+      2 * tiles * area * depth / (target.matmul_flops_per_s * t.compute_share * busy);
   // Every tile pulls its part of x and w through the L2 cache.
   const double l2 = 2 * tiles * edges * depth / (target.memory_bytes_per_s * 1.2 * busy);
   const double move = product_bytes(p, context) / (target.memory_bytes_per_s * 0.7 * busy);
@@ -50,11 +54,11 @@ double tile_seconds(const Product& p, const Context& context, const MmaTile& t) 
   return target.launch_seconds + kRampSeconds + std::max({compute, l2, move}) * slow_copies;
 }
 
-/// Blocks that share the row tiles of one expert. One expert may get all rows, so blocks loop; this only spreads the
-/// usual case.
+/// Blocks that share the row tiles of one expert. One expert may get all rows, so blocks loop; this
+/// only spreads the usual case.
 int64_t row_blocks(const Product& p, const Context& context, int64_t block_m) {
-  const double share = static_cast<double>(context.bound(p.rows)) /
-                       static_cast<double>(p.experts * block_m);
+  const double share =
+      static_cast<double>(context.bound(p.rows)) / static_cast<double>(p.experts * block_m);
   return std::clamp<int64_t>(static_cast<int64_t>(2 * share + 0.5), 1, 64);
 }
 
@@ -78,9 +82,11 @@ void add_product(LaunchBuilder& launch, const Product& p) {
   add_extra_operands(p, launch);
 }
 
-std::array<DimExpr, 3> grid_of(const Product& p, const Context& context, int64_t block_m, int64_t columns) {
+std::array<DimExpr, 3> grid_of(const Product& p, const Context& context, int64_t block_m,
+                               int64_t columns) {
   const DimExpr column_tiles(ceil_div(p.columns, columns));
-  if (is_grouped(p)) return {column_tiles, DimExpr(p.experts), DimExpr(row_blocks(p, context, block_m))};
+  if (is_grouped(p))
+    return {column_tiles, DimExpr(p.experts), DimExpr(row_blocks(p, context, block_m))};
   return {column_tiles, DimExpr::ceildiv(p.rows, block_m), DimExpr(1)};
 }
 
@@ -106,7 +112,8 @@ MmaChoice choose_mma(const Product& p, const Context& context) {
     best = &tile;
     least = seconds;
   }
-  SHUNT_CHECK(best != nullptr, "no tile fits {} bytes of shared memory", context.target.smem_per_block);
+  SHUNT_CHECK(best != nullptr, "no tile fits {} bytes of shared memory",
+              context.target.smem_per_block);
   return {*best, least};
 }
 
@@ -138,7 +145,8 @@ double simt_seconds(const Product& p, const Context& context) {
   const double tiles = expected_row_tiles(p, rows, kSimtTile) *
                        static_cast<double>(ceil_div(p.weight_rows(), kSimtTile));
   const double busy = std::min(1.0, tiles / static_cast<double>(target.sm_count));
-  const double flops = 2 * tiles * kSimtTile * kSimtTile * static_cast<double>(round_up(p.depth, 16));
+  const double flops =
+      2 * tiles * kSimtTile * kSimtTile * static_cast<double>(round_up(p.depth, 16));
   const double compute = flops / (target.vector_flops_per_s * 0.2 * busy);
   const double move = product_bytes(p, context) / (target.memory_bytes_per_s * 0.3 * busy);
   return target.launch_seconds + kRampSeconds + std::max(compute, move);
@@ -146,8 +154,8 @@ double simt_seconds(const Product& p, const Context& context) {
 
 void emit_simt(const Product& p, StepBuilder& steps) {
   const Context& context = steps.context();
-  LaunchBuilder launch(steps, is_grouped(p) ? "grouped_linear_simt" : "linear_simt", "gemm_simt.cuh",
-                       is_grouped(p) ? "grouped_simt_gemm" : "simt_gemm");
+  LaunchBuilder launch(steps, is_grouped(p) ? "grouped_linear_simt" : "linear_simt",
+                       "gemm_simt.cuh", is_grouped(p) ? "grouped_simt_gemm" : "simt_gemm");
   launch.type("X", p.x_type()).type("W", p.w_type());
   add_product(launch, p);
   launch.launch(grid_of(p, context, kSimtTile, kSimtTile / p.parts()), 256, 0, 2);

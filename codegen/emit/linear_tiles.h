@@ -1,5 +1,5 @@
-// Tiles of kernels/gemm.cuh and gemm_simt.cuh: which there are, what they cost, and the launch both linear and
-// grouped_linear emit. Internal to codegen/emit.
+// Tiles of kernels/gemm.cuh and gemm_simt.cuh: which there are, what they cost, and the launch both
+// linear and grouped_linear emit. Internal to codegen/emit.
 #pragma once
 
 #include "codegen/emit/linear_shared.h"
@@ -19,7 +19,8 @@ struct MmaTile {
 
 /// True if x and w are of one 16-bit type, and the rest of the family's needs hold.
 bool supports_mma(const Product& p, const Context& context);
-/// The tile with the least estimated time, and that time. `groups`: experts that have rows (1 for linear).
+/// The tile with the least estimated time, and that time. `groups`: experts that have rows (1 for
+/// linear).
 struct MmaChoice {
   MmaTile tile;
   double seconds;

@@ -1,13 +1,16 @@
-// y = epilogue(x . w^T) on tensor cores (mma.sync, sm_80 and up) for any M, N, K; dense or grouped by expert.
+// y = epilogue(x . w^T) on tensor cores (mma.sync, sm_80 and up) for any M, N, K; dense or grouped
+// by expert.
 //
-// A block computes tiles of kBlockM rows by kBlockN rows of w. Both operands stream through a ring of kStages shared
-// memory buffers filled by cp.async, kBlockK = 64 elements (128 bytes) of K at a time. A buffer row is eight 16-byte
-// cells; cell c of row r lies at c ^ (r % 8), so that the eight rows ldmatrix reads at once fall in different banks.
-// With glu, groups of 8 rows of gate and of up alternate in the tile: a thread then holds both parts of its columns.
+// A block computes tiles of kBlockM rows by kBlockN rows of w. Both operands stream through a ring
+// of kStages shared memory buffers filled by cp.async, kBlockK = 64 elements (128 bytes) of K at a
+// time. A buffer row is eight 16-byte cells; cell c of row r lies at c ^ (r % 8), so that the eight
+// rows ldmatrix reads at once fall in different banks. With glu, groups of 8 rows of gate and of up
+// alternate in the tile: a thread then holds both parts of its columns.
 //
-// Config: T (x and w), Out; kDepth = K, kOutColumns = N', kGlu; kBlockM, kBlockN (multiples of 16), kWarpsM, kWarpsN,
-// kStages, kSmemBytes; kAligned: K is a multiple of 8 (else elements are copied one at a time); kGrouped, kGather,
-// kScatter; epilogue(const float* value, int row, int column, extra...).
+// Config: T (x and w), Out; kDepth = K, kOutColumns = N', kGlu; kBlockM, kBlockN (multiples of 16),
+// kWarpsM, kWarpsN, kStages, kSmemBytes; kAligned: K is a multiple of 8 (else elements are copied
+// one at a time); kGrouped, kGather, kScatter; epilogue(const float* value, int row, int column,
+// extra...).
 #pragma once
 
 #include "gemm_rows.cuh"
@@ -35,32 +38,25 @@ struct Gemm {
   static constexpr int kTileColumns = kBlockN / kParts;  // of the result
   static constexpr int kXBytes = kBlockM * kBlockK * 2;
   static constexpr int kStageBytes = kXBytes + kBlockN * kBlockK * 2;
-  static constexpr int kXCells = ceil_div(kBlockM * 8, kThreads);  // 16-byte copies of a thread, a step
+  static constexpr int kXCells =
+      ceil_div(kBlockM * 8, kThreads);  // 16-byte copies of a thread, a step
   static constexpr int kWCells = ceil_div(kBlockN * 8, kThreads);
   static_assert(kBlockM % (16 * Config::kWarpsM) == 0 && kBlockN % (16 * Config::kWarpsN) == 0);
   static_assert(kStages >= 2 && Config::kSmemBytes == kStages * kStageBytes);
-  static_assert(kThreads % 8 == 0, "a thread copies the same column of cells in every row it serves");
+  static_assert(kThreads % 64 == 0,
+                "the rows a thread copies are equal modulo 8, as is their swizzle");
 
   const T* x;
   const T* w;  // of the expert
   RowRange<Config> range;
   int first_row, first_column;
-  // The rows of x and w that this thread copies; -1 for zeros.
-  int x_rows[kXCells];
-  int w_rows[kWCells];
+  int x_rows[kXCells];  // the rows of x that this thread copies; -1 for zeros
 
   /// Byte offset of a cell inside a buffer of rows.
   __device__ __forceinline__ static uint32 cell_offset(int row, int cell) {
     return row * 128 + ((cell ^ (row & 7)) << 4);
   }
 
-  __device__ __forceinline__ void find_w_rows() {
-#pragma unroll
-    for (int i = 0; i < kWCells; ++i) {
-      const int row = (threadIdx.x + i * kThreads) / 8;
-      w_rows[i] = row < kBlockN ? weight_row<Config, 8>(first_column, row) : -1;
-    }
-  }
   __device__ __forceinline__ void find_x_rows() {
 #pragma unroll
     for (int i = 0; i < kXCells; ++i) {
@@ -70,21 +66,25 @@ struct Gemm {
     }
   }
 
-  /// Copies this thread's cells of one operand for one step of K.
-  template <int kCells, int kRows>
-  __device__ __forceinline__ static void copy(const int (&rows)[kCells], const T* from, uint32 buffer, int step) {
+  /// Copies this thread's cells of one operand for one step of K. row_of(i, row): the row of `from`
+  /// behind row `row` of the tile, the thread's i-th; -1 for zeros.
+  template <int kCells, int kRows, class RowOf>
+  __device__ __forceinline__ static void copy(RowOf row_of, const T* from, uint32 buffer,
+                                              int step) {
     const int cell = threadIdx.x % 8;
     const int k = step * kBlockK + cell * 8;
 #pragma unroll
     for (int i = 0; i < kCells; ++i) {
       const int row = (threadIdx.x + i * kThreads) / 8;
       if (kCells * kThreads > kRows * 8 && row >= kRows) break;
-      const uint32 to = buffer + cell_offset(row, cell);
+      const uint32 to = buffer + cell_offset(threadIdx.x / 8, cell) + i * (kThreads / 8) * 128;
+      const int source = row_of(i, row);
+      const T* from_row = from + static_cast<int64>(source) * kDepth;
       if constexpr (Config::kAligned) {
-        const bool valid = rows[i] >= 0 && k < kDepth;
-        copy16_async(to, valid ? from + static_cast<int64>(rows[i]) * kDepth + k : from, valid);
+        const bool valid = source >= 0 && k < kDepth;
+        copy16_async(to, valid ? from_row + k : from, valid);
       } else {
-        copy_elements(to, rows[i] < 0 ? nullptr : from + static_cast<int64>(rows[i]) * kDepth, k);
+        copy_elements(to, source < 0 ? nullptr : from_row, k);
       }
     }
   }
@@ -106,34 +106,36 @@ struct Gemm {
     return smem_address(dynamic_smem<uint8>()) + step % kStages * kStageBytes;
   }
   __device__ __forceinline__ void copy_x(int step) const {
-    copy<kXCells, kBlockM>(x_rows, x, buffer_of(step), step);
+    copy<kXCells, kBlockM>([this](int i, int) { return x_rows[i]; }, x, buffer_of(step), step);
   }
   __device__ __forceinline__ void copy_w(int step) const {
-    copy<kWCells, kBlockN>(w_rows, w, buffer_of(step) + kXBytes, step);
+    const auto row_of = [this](int, int row) { return weight_row<Config, 8>(first_column, row); };
+    copy<kWCells, kBlockN>(row_of, w, buffer_of(step) + kXBytes, step);
   }
 
   /// One step of K for this warp.
   __device__ __forceinline__ void multiply(int step, float (&sums)[kTilesM][kTilesN][4]) const {
     const int lane = lane_index();
-    const uint32 x_buffer = buffer_of(step);
-    const uint32 w_buffer = x_buffer + kXBytes;
     const int warp_m = warp_index() / Config::kWarpsN * kWarpM;
     const int warp_n = warp_index() % Config::kWarpsN * kWarpN;
+    // Addresses for the first 16 of K; for the next ones, cell c becomes c ^ 2, c ^ 4, c ^ 6, which
+    // is bits 5 and 6 of the address. 16 rows further down the swizzle is the same.
+    // x: matrices are rows 0-7 and 8-15 of the left half, then of the right half.
+    const uint32 x_start = buffer_of(step) + cell_offset(warp_m + lane % 16, lane / 16);
+    // w: left and right half of rows 0-7, then of rows 8-15.
+    const uint32 w_start =
+        buffer_of(step) + kXBytes + cell_offset(warp_n + lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
     for (int k16 = 0; k16 < kBlockK / 16; ++k16) {
       uint32 a[kTilesM][4];
 #pragma unroll
       for (int m = 0; m < kTilesM; ++m) {
-        // Matrices: rows 0-7 and 8-15 of the left half, then of the right half.
-        const int row = warp_m + m * 16 + lane % 16;
-        load_matrices(a[m], x_buffer + cell_offset(row, k16 * 2 + lane / 16));
+        load_matrices(a[m], (x_start ^ (k16 * 32)) + m * 16 * 128);
       }
 #pragma unroll
       for (int n = 0; n < kTilesN; n += 2) {
-        // Matrices: left and right half of w rows 0-7, then of rows 8-15.
         uint32 b[4];
-        const int row = warp_n + n * 8 + lane / 16 * 8 + lane % 8;
-        load_matrices(b, w_buffer + cell_offset(row, k16 * 2 + lane / 8 % 2));
+        load_matrices(b, (w_start ^ (k16 * 32)) + n * 8 * 128);
 #pragma unroll
         for (int m = 0; m < kTilesM; ++m) {
           mma_16x8x16<T>(sums[m][n], a[m], b[0], b[1]);
@@ -144,7 +146,8 @@ struct Gemm {
   }
 
   template <class... Extra>
-  __device__ __forceinline__ void write(const float (&sums)[kTilesM][kTilesN][4], Out* out, Extra... extra) const {
+  __device__ __forceinline__ void write(const float (&sums)[kTilesM][kTilesN][4], Out* out,
+                                        Extra... extra) const {
     const int lane = lane_index();
     const int warp_m = warp_index() / Config::kWarpsN * kWarpM;
     const int warp_n = warp_index() % Config::kWarpsN * kWarpN;
@@ -188,8 +191,8 @@ struct Gemm {
     }
   }
 
-  /// The tile at (first_row, first_column). With kWeightsReady the copies of w for the first stages are already under
-  /// way (start_weights).
+  /// The tile at (first_row, first_column). With kWeightsReady the copies of w for the first stages
+  /// are already under way (start_weights).
   template <bool kWeightsReady, class... Extra>
   __device__ __forceinline__ void tile(Out* out, Extra... extra) {
     float sums[kTilesM][kTilesN][4] = {};
@@ -235,31 +238,32 @@ __device__ __forceinline__ void gemm(const typename Config::T* x, const typename
   product.range = all_rows<Config>(count);
   product.first_column = blockIdx.x * Product::kTileColumns;
   product.first_row = blockIdx.y * Config::kBlockM;
-  product.find_w_rows();
   product.start_weights();  // no earlier kernel of a step writes weights
   wait_for_predecessor();
   launch_dependents();
   product.template tile<true>(out, extra...);
 }
 
-/// grouped_linear: for expert e = blockIdx.y, rows [offsets[e], offsets[e + 1]) of the sorted routes times w[e]. Block
-/// z takes every gridDim.z-th tile of the expert's rows. Grid: (tiles of columns, E, any).
+/// grouped_linear: for expert e = blockIdx.y, rows [offsets[e], offsets[e + 1]) of the sorted
+/// routes times w[e]. Block z takes every gridDim.z-th tile of the expert's rows. Grid: (tiles of
+/// columns, E, any).
 template <class Config, class... Extra>
-__device__ __forceinline__ void grouped_gemm(const typename Config::T* x, const typename Config::T* w,
-                                             const int* offsets, const int* rows, typename Config::Out* out,
+__device__ __forceinline__ void grouped_gemm(const typename Config::T* x,
+                                             const typename Config::T* w, const int* offsets,
+                                             const int* rows, typename Config::Out* out,
                                              Extra... extra) {
   using Product = Gemm<Config>;
-  constexpr int64 kExpertSize = static_cast<int64>(Product::kParts) * Config::kOutColumns * Config::kDepth;
+  constexpr int64 kExpertSize =
+      static_cast<int64>(Product::kParts) * Config::kOutColumns * Config::kDepth;
   Product product;
   wait_for_predecessor();
   launch_dependents();
   product.x = x;
   product.w = w + blockIdx.y * kExpertSize;
-  product.range = rows_of_expert<Config>(offsets, rows, blockIdx.y);
+  product.range = rows_of_expert<Config>(offsets, rows);
   product.first_column = blockIdx.x * Product::kTileColumns;
   product.first_row = product.range.begin + blockIdx.z * Config::kBlockM;
   if (product.first_row >= product.range.end) return;
-  product.find_w_rows();
   for (; product.first_row < product.range.end; product.first_row += gridDim.z * Config::kBlockM) {
     product.template tile<false>(out, extra...);
     __syncthreads();  // the next tile refills the buffers from the start

@@ -1,17 +1,16 @@
-// What gemm.cuh and gemm_simt.cuh share: which rows of x a block multiplies with which matrix, where results go, and
-// how weight rows are laid out in a tile.
+// What gemm.cuh and gemm_simt.cuh share: which rows of x a block multiplies with which matrix,
+// where results go, and how weight rows are laid out in a tile.
 #pragma once
 
 #include "common/common.cuh"
 
 namespace shunt {
 
-/// Rows [begin, end) of a product, all with the same weights.
+/// Rows [begin, end) of a product, all with the same weights. Grouped: those of expert blockIdx.y.
 template <class Config>
 struct RowRange {
   const int* rows;  // grouped: the route of every sorted row; else unused
   int begin, end;
-  int expert;       // grouped: the epilogue's row
 
   /// Row of x behind product row r.
   __device__ __forceinline__ int source(int r) const {
@@ -23,23 +22,27 @@ struct RowRange {
     if constexpr (Config::kGrouped && Config::kScatter) return rows[r];
     return r;
   }
-  __device__ __forceinline__ int epilogue_row(int r) const { return Config::kGrouped ? expert : r; }
+  /// What the epilogue takes for a row: the row itself, or the expert.
+  __device__ __forceinline__ static int epilogue_row(int r) {
+    return Config::kGrouped ? static_cast<int>(blockIdx.y) : r;
+  }
 };
 
 /// linear: all rows.
 template <class Config>
 __device__ __forceinline__ RowRange<Config> all_rows(int count) {
-  return {nullptr, 0, count, 0};
+  return {nullptr, 0, count};
 }
 
-/// grouped_linear: the rows of one expert; offsets[E + 1] are device data. Never reads past the last offset.
+/// grouped_linear: the rows of expert blockIdx.y; offsets[E + 1] are device data.
 template <class Config>
-__device__ __forceinline__ RowRange<Config> rows_of_expert(const int* offsets, const int* rows, int expert) {
-  return {rows, offsets[expert], offsets[expert + 1], expert};
+__device__ __forceinline__ RowRange<Config> rows_of_expert(const int* offsets, const int* rows) {
+  return {rows, offsets[blockIdx.y], offsets[blockIdx.y + 1]};
 }
 
-/// Row of w behind row `i` of the tile that computes result columns from `first_column` on, or -1 past the end. With
-/// glu the tile alternates kGroup rows of `gate` and the kGroup rows of `up` for the same result columns.
+/// Row of w behind row `i` of the tile that computes result columns from `first_column` on, or -1
+/// past the end. With glu the tile alternates kGroup rows of `gate` and the kGroup rows of `up` for
+/// the same result columns.
 template <class Config, int kGroup>
 __device__ __forceinline__ int weight_row(int first_column, int i) {
   if constexpr (Config::kGlu) {

@@ -1,5 +1,6 @@
-// y = epilogue(x . w^T) in float32 arithmetic for any mix of element types and any M, N, K; dense or grouped. The row of
-// last resort: simple tiles of 64 rows by 64 rows of w, 16 elements of K at a time, 4x4 results a thread.
+// y = epilogue(x . w^T) in float32 arithmetic for any mix of element types and any M, N, K; dense
+// or grouped. The row of last resort: simple tiles of 64 rows by 64 rows of w, 16 elements of K at
+// a time, 4x4 results a thread.
 //
 // Config: X, W, Out; kDepth = K, kOutColumns = N', kGlu; kGrouped, kGather, kScatter;
 // epilogue(const float* value, int row, int column, extra...).
@@ -21,7 +22,8 @@ struct SimtGemm {
   static constexpr int kBlockK = 16;
   static constexpr int kThreads = 256;
   static constexpr int kTileColumns = kBlock / kParts;
-  // Four floats of padding keep rows of 64 aligned for 16-byte reads and spread the transposing writes over the banks.
+  // Four floats of padding keep rows of 64 aligned for 16-byte reads and spread the transposing
+  // writes over the banks.
   static constexpr int kPitch = kBlock + 4;
 
   struct Tile {
@@ -29,18 +31,20 @@ struct SimtGemm {
     float w[kBlockK][kPitch];
   };
 
-  /// Thread (ty, tx) computes rows ty * 4 + i and tile columns tx + 16 j: with glu, j and j + 2 are gate and up of the
-  /// same result column (groups of 32 rows of w alternate).
+  /// Thread (ty, tx) computes rows ty * 4 + i and tile columns tx + 16 j: with glu, j and j + 2 are
+  /// gate and up of the same result column (groups of 32 rows of w alternate).
   template <class... Extra>
-  __device__ __forceinline__ static void tile(Tile& smem, const X* x, const W* w, const RowRange<Config>& range,
-                                              int first_row, int first_column, Out* out, Extra... extra) {
+  __device__ __forceinline__ static void tile(Tile& smem, const X* x, const W* w,
+                                              const RowRange<Config>& range, int first_row,
+                                              int first_column, Out* out, Extra... extra) {
     const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
     // Thread i copies 4 elements of K for tile row i / 4.
     const int copy_row = threadIdx.x / 4, copy_k = threadIdx.x % 4 * 4;
     const int w_row = weight_row<Config, 32>(first_column, copy_row);
     const W* w_from = w_row < 0 ? nullptr : w + static_cast<int64>(w_row) * kDepth;
-    const X* x_from =
-        first_row + copy_row < range.end ? x + static_cast<int64>(range.source(first_row + copy_row)) * kDepth : nullptr;
+    const X* x_from = first_row + copy_row < range.end
+                          ? x + static_cast<int64>(range.source(first_row + copy_row)) * kDepth
+                          : nullptr;
     float sums[4][4] = {};
     for (int k0 = 0; k0 < kDepth; k0 += kBlockK) {
 #pragma unroll
@@ -74,7 +78,8 @@ struct SimtGemm {
         float value[kParts];
 #pragma unroll
         for (int p = 0; p < kParts; ++p) value[p] = sums[i][j + 2 * p];
-        out_row[column] = from_float<Out>(Config::epilogue(value, range.epilogue_row(row), column, extra...));
+        out_row[column] =
+            from_float<Out>(Config::epilogue(value, range.epilogue_row(row), column, extra...));
       }
     }
   }
@@ -94,18 +99,21 @@ __device__ __forceinline__ void simt_gemm(const typename Config::X* x, const typ
 
 /// grouped_linear: as grouped_gemm in gemm.cuh. Grid: (tiles of columns, E, any).
 template <class Config, class... Extra>
-__device__ __forceinline__ void grouped_simt_gemm(const typename Config::X* x, const typename Config::W* w,
-                                                  const int* offsets, const int* rows, typename Config::Out* out,
+__device__ __forceinline__ void grouped_simt_gemm(const typename Config::X* x,
+                                                  const typename Config::W* w, const int* offsets,
+                                                  const int* rows, typename Config::Out* out,
                                                   Extra... extra) {
   using Product = SimtGemm<Config>;
-  constexpr int64 kExpertSize = static_cast<int64>(Product::kParts) * Config::kOutColumns * Config::kDepth;
+  constexpr int64 kExpertSize =
+      static_cast<int64>(Product::kParts) * Config::kOutColumns * Config::kDepth;
   __shared__ __align__(16) typename Product::Tile smem;
   wait_for_predecessor();
   launch_dependents();
-  const RowRange<Config> range = rows_of_expert<Config>(offsets, rows, blockIdx.y);
-  for (int row = range.begin + blockIdx.z * Product::kBlock; row < range.end; row += gridDim.z * Product::kBlock) {
-    Product::tile(smem, x, w + blockIdx.y * kExpertSize, range, row, blockIdx.x * Product::kTileColumns, out,
-                  extra...);
+  const RowRange<Config> range = rows_of_expert<Config>(offsets, rows);
+  for (int row = range.begin + blockIdx.z * Product::kBlock; row < range.end;
+       row += gridDim.z * Product::kBlock) {
+    Product::tile(smem, x, w + blockIdx.y * kExpertSize, range, row,
+                  blockIdx.x * Product::kTileColumns, out, extra...);
   }
 }
 

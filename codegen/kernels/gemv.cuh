@@ -1,13 +1,15 @@
 // y = epilogue(x . w^T) for few rows of x: the weights are read once, at memory speed.
 //
 // A block holds its rows of x in shared memory and walks over tiles of output columns. In a
-// tile each warp owns Config::kColumns columns; with Config::kSplit > 1, so many warps share the same columns and take
-// every kSplit-th piece of K each. A lane reads kVec elements of w (16 bytes where K allows) at a time; the kUnroll
-// reads of the next piece are issued before the current one is used, across tiles too, so that the memory never idles.
+// tile each warp owns Config::kColumns columns; with Config::kSplit > 1, so many warps share the
+// same columns and take every kSplit-th piece of K each. A lane reads kVec elements of w (16 bytes
+// where K allows) at a time; the kUnroll reads of the next piece are issued before the current one
+// is used, across tiles too, so that the memory never idles.
 //
-// Config: X, W, Out; kRows, the rows of x a block holds; kDepth = K; kOutColumns = N', the columns of the result;
-// kGlu: rows n and n + N' of w make one column; kVec, kUnroll, kColumns, kSplit, kWarps, kSmemBytes;
-// epilogue(const float* value, int row, int column, extra...), value[0] being acc or gate, value[1] up.
+// Config: X, W, Out; kRows, the rows of x a block holds; kDepth = K; kOutColumns = N', the columns
+// of the result; kGlu: rows n and n + N' of w make one column; kVec, kUnroll, kColumns, kSplit,
+// kWarps, kSmemBytes; epilogue(const float* value, int row, int column, extra...), value[0] being
+// acc or gate, value[1] up.
 #pragma once
 
 #include "common/common.cuh"
@@ -33,9 +35,9 @@ struct Gemv {
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kTileColumns = kWarps / kSplit * kColumns;
   static constexpr int kTiles = ceil_div(kOutColumns, kTileColumns);
-  static constexpr int kChunk = 32 * kVec;            // elements of K that a warp reads of one column at once
-  static constexpr int kPiece = kChunk * kUnroll;     // elements of K between two rounds of reads
-  static constexpr int kPieces = ceil_div(kDepth, kPiece * kSplit);  // of a warp, a column
+  static constexpr int kChunk = 32 * kVec;  // elements of K that a warp reads of one column at once
+  static constexpr int kPiece = kChunk * kUnroll;  // elements of K between two rounds of reads
+  static constexpr int kPieces = ceil_div(kDepth, kPiece* kSplit);  // of a warp, a column
   static constexpr int kPaddedDepth = kPieces * kPiece * kSplit;
   static constexpr bool kWhole = kPaddedDepth == kDepth && kOutColumns % kTileColumns == 0;
   static constexpr int kSums = kColumns * kParts * kRows;  // of a warp, a tile; in this order
@@ -43,13 +45,14 @@ struct Gemv {
   static constexpr int kMaxXVec = 16 / static_cast<int>(sizeof(X));
   static constexpr int kXVec = kVec < kMaxXVec ? kVec : kMaxXVec;
 
-  // Dynamic shared memory: x as [kRows][kPaddedDepth], then the warps' sums, twice: tiles take turns, so that one
-  // barrier a tile is enough.
+  // Dynamic shared memory: x as [kRows][kPaddedDepth], then the warps' sums, twice: tiles take
+  // turns, so that one barrier a tile is enough.
   static constexpr int kXBytes = round_up(kRows * kPaddedDepth * static_cast<int>(sizeof(X)), 16);
   static constexpr int kSmemBytes = kXBytes + 2 * kWarps * kSums * 4;
 
   static_assert(kWarps % kSplit == 0 && kDepth % kVec == 0 && kSums <= 64);
-  static_assert(kSmemBytes == Config::kSmemBytes, "the emitter counts shared memory as this header does");
+  static_assert(kSmemBytes == Config::kSmemBytes,
+                "the emitter counts shared memory as this header does");
 
   struct Piece {
     Vec<W, kVec> at[kUnroll][kColumns][kParts];
@@ -132,7 +135,8 @@ struct Gemv {
     for (int first = 0; first < kSums; first += kGroup) {
       float values[kGroup];
 #pragma unroll
-      for (int i = 0; i < kGroup; ++i) values[i] = first + i < kSums ? sums[(first + i) % kSums] : 0.0f;
+      for (int i = 0; i < kGroup; ++i)
+        values[i] = first + i < kSums ? sums[(first + i) % kSums] : 0.0f;
       const float total = warp_sum_each<kGroup>(values);
       constexpr int kOwners = 32 / kGroup;  // lanes that hold the same total
       const int i = first + lane / kOwners;
@@ -140,10 +144,11 @@ struct Gemv {
     }
   }
 
-  /// Applies the epilogue to a tile's totals, partial_totals[kSplit][kSums] of this team, and writes the results.
+  /// Applies the epilogue to a tile's totals, partial_totals[kSplit][kSums] of this team, and
+  /// writes the results.
   template <class... Extra>
-  __device__ __forceinline__ void write(const float* partial_totals, int tile, int rows, int epilogue_row, Out* out,
-                                        Extra... extra) const {
+  __device__ __forceinline__ void write(const float* partial_totals, int tile, int rows,
+                                        int epilogue_row, Out* out, Extra... extra) const {
     for (int i = lane; i < kColumns * kRows; i += 32) {
       const int c = i / kRows;
       const int r = i % kRows;
@@ -163,13 +168,14 @@ struct Gemv {
     }
   }
 
-  /// Tiles first_tile, first_tile + stride, ... `next` holds piece 0 of the first. The epilogue's row is
-  /// epilogue_row + row.
+  /// Tiles first_tile, first_tile + stride, ... `next` holds piece 0 of the first. The epilogue's
+  /// row is epilogue_row + row.
   template <class... Extra>
-  __device__ __forceinline__ void run(Piece& next, int first_tile, int stride, const X* x, int rows, int epilogue_row,
-                                      Out* out, Extra... extra) const {
+  __device__ __forceinline__ void run(Piece& next, int first_tile, int stride, const X* x, int rows,
+                                      int epilogue_row, Out* out, Extra... extra) const {
     X* x_smem = dynamic_smem<X>();
-    float* totals = reinterpret_cast<float*>(dynamic_smem<uint8>() + kXBytes);  // [2][kWarps][kSums]
+    float* totals =
+        reinterpret_cast<float*>(dynamic_smem<uint8>() + kXBytes);  // [2][kWarps][kSums]
     stage_rows(x, rows, x_smem);
     __syncthreads();
     int turn = 0;
@@ -207,17 +213,21 @@ __device__ __forceinline__ void gemv(const typename Config::X* x, const typename
   launch_dependents();
   const int row = blockIdx.y * Config::kRows;
   product.run(first, blockIdx.x, gridDim.x, x + static_cast<int64>(row) * Config::kDepth,
-              min(rows - row, Config::kRows), row, out + static_cast<int64>(row) * Config::kOutColumns, extra...);
+              min(rows - row, Config::kRows), row,
+              out + static_cast<int64>(row) * Config::kOutColumns, extra...);
 }
 
-/// routed_linear: route r = blockIdx.x computes out[r] = x[r / kRoutesPerRow] . w[ids[r]]^T; a route whose id is -1
-/// keeps its row of `out` as it was. The epilogue's row is the expert. Grid: (routes, at most kTiles).
+/// routed_linear: route r = blockIdx.x computes out[r] = x[r / kRoutesPerRow] . w[ids[r]]^T; a
+/// route whose id is -1 keeps its row of `out` as it was. The epilogue's row is the expert. Grid:
+/// (routes, at most kTiles).
 template <class Config, class... Extra>
-__device__ __forceinline__ void routed_gemv(const typename Config::X* x, const typename Config::W* w, const int* ids,
+__device__ __forceinline__ void routed_gemv(const typename Config::X* x,
+                                            const typename Config::W* w, const int* ids,
                                             typename Config::Out* out, Extra... extra) {
   using Product = Gemv<Config>;
   static_assert(Config::kRows == 1);
-  constexpr int64 kExpertSize = static_cast<int64>(Product::kParts) * Config::kOutColumns * Config::kDepth;
+  constexpr int64 kExpertSize =
+      static_cast<int64>(Product::kParts) * Config::kOutColumns * Config::kDepth;
   const int64 route = blockIdx.x;
   wait_for_predecessor();
   launch_dependents();
@@ -226,8 +236,8 @@ __device__ __forceinline__ void routed_gemv(const typename Config::X* x, const t
   Product product(w + expert * kExpertSize);
   typename Product::Piece first;
   product.read(first, blockIdx.y, 0);
-  product.run(first, blockIdx.y, gridDim.y, x + route / Config::kRoutesPerRow * Config::kDepth, 1, expert,
-              out + route * Config::kOutColumns, extra...);
+  product.run(first, blockIdx.y, gridDim.y, x + route / Config::kRoutesPerRow * Config::kDepth, 1,
+              expert, out + route * Config::kOutColumns, extra...);
 }
 
 }  // namespace shunt

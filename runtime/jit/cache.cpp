@@ -1,5 +1,5 @@
-// Reads and writes the folder of compiled kernels: whole entries or none. Entry point: jit::Cache. Covered by
-// tests/runtime/jit/jit_test.cpp.
+// Reads and writes the folder of compiled kernels: whole entries or none. Entry point: jit::Cache.
+// Covered by tests/runtime/jit/jit_test.cpp.
 #include "runtime/jit/cache.h"
 
 #include <stdlib.h>
@@ -39,9 +39,10 @@ std::string_view view(const std::vector<char>& bytes) { return {bytes.data(), by
 
 std::string info_text(const Entry& entry) {
   const Resources& r = entry.resources;
-  return fmt::format("cubin {}\nregisters {}\nspill_bytes {}\nstack_bytes {}\nsmem_bytes {}\n",
-                     sha256_hex(view(entry.cubin)), r.registers, r.spill_bytes, r.stack_bytes,
-                     r.smem_bytes);
+  return fmt::format(
+      "cubin {}\nsource {}\nregisters {}\nspill_bytes {}\nstack_bytes {}\nsmem_bytes {}\n",
+      sha256_hex(view(entry.cubin)), sha256_hex(entry.source), r.registers, r.spill_bytes,
+      r.stack_bytes, r.smem_bytes);
 }
 
 /// A folder inside the cache that is removed again unless it was renamed into place.
@@ -49,7 +50,8 @@ struct TemporaryFolder {
   fs::path path;
   explicit TemporaryFolder(const fs::path& parent) {
     std::string name = (parent / ".new-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) user_error("cannot write in the kernel cache {}", parent.string());
+    if (mkdtemp(name.data()) == nullptr)
+      user_error("cannot write in the kernel cache {}", parent.string());
     path = name;
   }
   ~TemporaryFolder() {
@@ -75,10 +77,14 @@ Cache::Cache(fs::path directory, bool create) : directory_(std::move(directory))
     user_error("cannot make the kernel cache {}: choose another folder with SHUNT_CACHE_DIR",
                directory_.string());
   }
-  if (!S_ISDIR(info.st_mode)) user_error("the kernel cache {} is not a folder", directory_.string());
+  if (!S_ISDIR(info.st_mode))
+    user_error("the kernel cache {} is not a folder", directory_.string());
   if (info.st_uid != ::geteuid() || (info.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
-    user_error("the kernel cache {} can be written by others: `chmod 700` it if it is yours, or choose another folder "
-               "with SHUNT_CACHE_DIR", directory_.string());
+    user_error(
+        "the kernel cache {} can be written by others: `chmod 700` it if it is yours, or choose "
+        "another folder "
+        "with SHUNT_CACHE_DIR",
+        directory_.string());
   }
 }
 
@@ -92,9 +98,11 @@ std::optional<Entry> Cache::find(const std::string& digest) const {
 
   std::map<std::string, int> numbers;
   std::istringstream lines(*info);
-  std::string key, cubin_digest;
-  lines >> key >> cubin_digest;
-  if (key != "cubin" || cubin_digest != sha256_hex(*cubin)) return std::nullopt;
+  std::string key, digest_of_file;
+  lines >> key >> digest_of_file;
+  if (key != "cubin" || digest_of_file != sha256_hex(*cubin)) return std::nullopt;
+  lines >> key >> digest_of_file;
+  if (key != "source" || digest_of_file != sha256_hex(*source)) return std::nullopt;
   for (int value; lines >> key >> value;) numbers[key] = value;
 
   Entry entry;

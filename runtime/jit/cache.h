@@ -2,8 +2,9 @@
 //
 //   <cache>/<digest>/kernel.cu      the source
 //   <cache>/<digest>/kernel.cubin
-//   <cache>/<digest>/kernel.info    "cubin <sha256>", then what ptxas said: "registers 34", ...
-//   <cache>/failed/<name>.cu        the last source of that name that did not compile
+//   <cache>/<digest>/kernel.info    "cubin <sha256>", "source <sha256>", then what ptxas said:
+//   "registers 34", ... <cache>/failed/<name>.cu        the last source of that name that did not
+//   compile
 #pragma once
 
 #include <filesystem>
@@ -23,8 +24,8 @@ struct Entry {
 
 class Cache {
  public:
-  /// With `create`, makes the folder (0700). Throws UserError if it cannot, or if others may write to it: whoever can
-  /// write there decides what runs on the GPU.
+  /// With `create`, makes the folder (0700). Throws UserError if it cannot, or if others may write
+  /// to it: whoever can write there decides what runs on the GPU.
   Cache(std::filesystem::path directory, bool create);
 
   /// nullopt if the entry is missing, incomplete or does not match its digest.

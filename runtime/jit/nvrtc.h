@@ -27,9 +27,10 @@ std::string compiler_version();
 /// Options for a target ("sm_90a").
 std::vector<std::string> compiler_options(const std::string& target);
 /// Never throws for an error in the source: see Compiled::ok. Safe to call from several threads.
-Compiled compile(const std::string& name, const std::string& source, std::span<const Header> headers,
-                 const std::vector<std::string>& options);
-/// Reads the "ptxas info" lines of a log; zeros where it has none. Sums nothing: a source has one kernel.
+Compiled compile(const std::string& name, const std::string& source,
+                 std::span<const Header> headers, const std::vector<std::string>& options);
+/// Reads the "ptxas info" lines of a log; zeros where it has none. Sums nothing: a source has one
+/// kernel.
 Resources parse_resources(const std::string& log);
 
 }  // namespace shunt::jit

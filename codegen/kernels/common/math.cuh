@@ -1,5 +1,5 @@
-// The functions an Expr may call (ir/expr.h), in float32. Compiled without fast-math: division, sqrt and the
-// subnormals are IEEE, so that results stay within a few ulp of the evaluator's.
+// The functions an Expr may call (ir/expr.h), in float32. Compiled without fast-math: division,
+// sqrt and the subnormals are IEEE, so that results stay within a few ulp of the evaluator's.
 #pragma once
 
 #include "common/types.cuh"

@@ -10,7 +10,8 @@ inline constexpr uint32 kFullWarp = 0xffffffffu;
 __device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.x) & 31; }
 __device__ __forceinline__ int warp_index() { return static_cast<int>(threadIdx.x) >> 5; }
 
-/// Sum over groups of kLanes neighbouring lanes; every lane gets its group's sum. The order of additions is fixed.
+/// Sum over groups of kLanes neighbouring lanes; every lane gets its group's sum. The order of
+/// additions is fixed.
 template <int kLanes = 32>
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
@@ -26,8 +27,8 @@ __device__ __forceinline__ float warp_max(float x) {
   return x;
 }
 
-/// Sums kCount (a power of two, at most 32) values over the warp at once, in kCount - 1 + log2(32 / kCount) exchanges:
-/// lane l gets the total of values[l / (32 / kCount)].
+/// Sums kCount (a power of two, at most 32) values over the warp at once, in kCount - 1 + log2(32 /
+/// kCount) exchanges: lane l gets the total of values[l / (32 / kCount)].
 template <int kCount>
 __device__ __forceinline__ float warp_sum_each(float (&values)[kCount]) {
   int step = 16;
@@ -47,8 +48,9 @@ __device__ __forceinline__ float warp_sum_each(float (&values)[kCount]) {
   return values[0];
 }
 
-/// Sum over a block of kThreads (a multiple of 32) threads; every thread gets it. `scratch` is shared memory for
-/// kThreads / 32 floats; its earlier contents must no longer be needed, and it may be reused after the next barrier.
+/// Sum over a block of kThreads (a multiple of 32) threads; every thread gets it. `scratch` is
+/// shared memory for kThreads / 32 floats; its earlier contents must no longer be needed, and it
+/// may be reused after the next barrier.
 template <int kThreads>
 __device__ __forceinline__ float block_sum(float x, float* scratch) {
   constexpr int kWarps = kThreads / 32;

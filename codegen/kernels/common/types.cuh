@@ -1,5 +1,5 @@
-// Element types of device code and their conversions. Self-contained (no CUDA headers), so that a kernel compiles in
-// a fraction of a second; bf16 and f16 are storage types, arithmetic is float.
+// Element types of device code and their conversions. Self-contained (no CUDA headers), so that a
+// kernel compiles in a fraction of a second; bf16 and f16 are storage types, arithmetic is float.
 #pragma once
 
 namespace shunt {

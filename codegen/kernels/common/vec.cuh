@@ -77,8 +77,8 @@ __device__ __forceinline__ Vec<T, N> load(const T* p) {
   return *reinterpret_cast<const Vec<T, N>*>(p);
 }
 
-/// Reads N elements of global memory that no running kernel writes (weights), without keeping them in L1. Stays
-/// where it is written: not moved across other volatile statements.
+/// Reads N elements of global memory that no running kernel writes (weights), without keeping them
+/// in L1. Stays where it is written: not moved across other volatile statements.
 template <int N, class T>
 __device__ __forceinline__ Vec<T, N> load_stream(const T* p) {
   using W = detail::Words<T, N>;

@@ -1,9 +1,11 @@
-// Programmatic dependent launch. A kernel launched with `dependent` may start before its predecessor has ended:
-// - call wait_for_predecessor() in every thread before touching anything an earlier kernel wrote, and before any
-//   global write (an earlier kernel may still be reading that memory); weights may be read before it;
-// - call launch_dependents() once the block no longer gains from holding the successor back.
-// Pointers to activations must not be `__restrict__`: the compiler could then move their loads above the wait.
-// Both are no-ops before sm_90.
+// Programmatic dependent launch: a kernel launched with `dependent` may start before its predecessor
+// has ended.
+// - Every thread calls wait_for_predecessor() before it touches what an earlier kernel wrote, before
+//   any global write (an earlier kernel may still read that memory), and before it exits. Weights
+//   may be read before it.
+// - A block calls launch_dependents() once it no longer gains from holding the successor back.
+// Pointers to activations must not be `__restrict__`: the compiler could then move their loads above
+// the wait. Both are no-ops before sm_90.
 #pragma once
 
 namespace shunt {

@@ -1,0 +1,137 @@
+// Which row takes which product: what each supports, and that the cheapest is the one meant for the
+// size.
+#include <gtest/gtest.h>
+
+#include "codegen/emit/families.h"
+#include "ir/error.h"
+
+namespace shunt::codegen {
+namespace {
+
+std::vector<KernelImpl> family() {
+  std::vector<KernelImpl> rows;
+  for (const auto& part : {linear_gemv_kernels(), linear_kernels(), linear_grouped_kernels()}) {
+    rows.insert(rows.end(), part.begin(), part.end());
+  }
+  return rows;
+}
+
+struct Chosen {
+  std::string best;
+  std::string supporting;  // names, joined by spaces
+};
+
+/// The choice for the last op of a graph with T up to `tokens`.
+Chosen choose(int tokens, const std::string& params, const std::string& inputs,
+              const std::string& op, const std::string& target = "sm_90a") {
+  const auto module = ir::parse(
+      fmt::format("module @t stage(logical)\ndim T in [1, {}]\n{}\ngraph @g({}) {{\n  %r = "
+                  "{}\n  return %r\n}}\n",
+                  tokens, params, inputs, op));
+  ir::verify(*module);
+  const ir::Graph& graph = *module->graphs[0];
+  const Context context{find_target(target), *module, graph, {{"T", tokens}}};
+  Chosen chosen;
+  double least = 0;
+  for (const KernelImpl& row : family()) {
+    if (row.op != graph.ops.back()->kind || !row.supports(*graph.ops.back(), context)) continue;
+    chosen.supporting += (chosen.supporting.empty() ? "" : " ") + std::string(row.name);
+    const double seconds = row.seconds(*graph.ops.back(), context);
+    EXPECT_GT(seconds, 0);
+    if (chosen.best.empty() || seconds < least) {
+      chosen.best = row.name;
+      least = seconds;
+    }
+  }
+  return chosen;
+}
+
+Chosen choose_linear(int tokens, int n, int k, const std::string& epilogue = "") {
+  const std::string attrs =
+      epilogue.empty() ? "@w" : fmt::format("@w {{epilogue = \"{}\"}}", epilogue);
+  return choose(tokens, fmt::format("param @w : bf16[{}, {}]", n, k),
+                fmt::format("%x : bf16[T, {}]", k),
+                fmt::format("linear %x, {} : bf16[T, {}]", attrs, n));
+}
+
+TEST(LinearRows, FewTokensAreStreamed) {
+  for (int tokens : {1, 2, 4, 8}) {
+    EXPECT_EQ(choose_linear(tokens, 2048, 2048).best, "linear.gemv") << tokens;
+    EXPECT_EQ(choose_linear(tokens, 6144, 4096).best, "linear.gemv") << tokens;
+    EXPECT_EQ(choose_linear(tokens, 151936, 2048).best, "linear.gemv") << tokens;
+    EXPECT_EQ(choose_linear(tokens, 64, 2048).best, "linear.gemv") << tokens;
+  }
+}
+
+TEST(LinearRows, ManyTokensGoToCublaslt) {
+  for (int tokens : {32, 64, 512, 4096}) {
+    EXPECT_EQ(choose_linear(tokens, 2048, 2048).best, "linear.cublaslt") << tokens;
+    EXPECT_EQ(choose_linear(tokens, 6144, 4096).best, "linear.cublaslt") << tokens;
+  }
+}
+
+TEST(LinearRows, AnEpilogueTakesTensorCores) {
+  EXPECT_EQ(choose_linear(512, 2048, 2048, "silu(acc)").best, "linear.mma");
+  EXPECT_EQ(choose_linear(512, 2048, 2048, "silu(acc)").supporting, "linear.mma linear.simt");
+  EXPECT_EQ(choose_linear(1, 2048, 2048, "silu(acc)").best, "linear.gemv");
+}
+
+TEST(LinearRows, CublasltTakesSumsOnly) {
+  const auto with = [](const std::string& extra, const std::string& op) {
+    return choose(512, "param @w : bf16[2048, 2048]\nparam @b : bf16[2048]\nparam @f : f32[2048]",
+                  "%x : bf16[T, 2048], %y : bf16[T, 2048]" + extra, op)
+        .supporting;
+  };
+  const std::string type = " : bf16[T, 2048]";
+  const std::string yes = "linear.cublaslt linear.mma linear.simt", no = "linear.mma linear.simt";
+  EXPECT_EQ(with("", "linear %x, @w, %y {epilogue = \"acc + x0\"}" + type), yes);
+  EXPECT_EQ(with("", "linear %x, @w, @b {epilogue = \"x0 + acc\"}" + type), yes);
+  EXPECT_EQ(with("", "linear %x, @w, @b, %y {epilogue = \"acc + x0 + x1\"}" + type), yes);
+  EXPECT_EQ(with("", "linear %x, @w, @f {epilogue = \"acc + x0\"}" + type), no)
+      << "bias of another type";
+  EXPECT_EQ(with("", "linear %x, @w, %y {epilogue = \"acc - x0\"}" + type), no);
+  EXPECT_EQ(with("", "linear %x, @w, %y {epilogue = \"acc + x0 + x0\"}" + type), no);
+  EXPECT_EQ(
+      with(", %z : bf16[T, 2048]", "linear %x, @w, %y, %z {epilogue = \"acc + x0 + x1\"}" + type),
+      no);
+}
+
+TEST(LinearRows, TypesAndSizesDecideWhoCan) {
+  const auto rows = [](int tokens, int n, int k, const char* x, const char* w, const char* out,
+                       const char* target) {
+    return choose(tokens, fmt::format("param @w : {}[{}, {}]", w, n, k),
+                  fmt::format("%x : {}[T, {}]", x, k),
+                  fmt::format("linear %x, @w {{out = {}}} : {}[T, {}]", out, out, n), target)
+        .supporting;
+  };
+  EXPECT_EQ(rows(64, 64, 64, "bf16", "bf16", "f32", "sm_80"),
+            "linear.cublaslt linear.mma linear.simt");
+  EXPECT_EQ(rows(64, 64, 64, "bf16", "bf16", "f16", "sm_80"), "linear.mma linear.simt");
+  EXPECT_EQ(rows(64, 64, 64, "f32", "f32", "f32", "sm_80"), "linear.cublaslt linear.simt");
+  EXPECT_EQ(rows(64, 64, 64, "f32", "bf16", "f32", "sm_80"), "linear.simt");
+  EXPECT_EQ(rows(64, 64, 63, "bf16", "bf16", "bf16", "sm_80"), "linear.mma linear.simt");
+  EXPECT_EQ(rows(16, 63, 63, "f32", "bf16", "f16", "sm_80"), "linear.gemv linear.simt");
+  EXPECT_EQ(rows(16, 64, 64, "f32", "f32", "f32", "cpu"), "");
+}
+
+TEST(LinearRows, WeightsThatAreComputedAreNotReadAhead) {
+  EXPECT_EQ(choose(4, "param @a : bf16[32, 64]", "%x : bf16[T, 64], %w : bf16[64, 64]",
+                   "concat @a, @a {axis = 0} : bf16[64, 64]\n  %s = linear %x, %r : bf16[T, 64]")
+                .supporting,
+            "linear.cublaslt linear.simt");
+}
+
+TEST(LinearRows, ExpertForms) {
+  const std::string params = "param @w : bf16[64, 2048, 2048]";
+  EXPECT_EQ(choose(8, params, "%x : bf16[T, 2048], %ids : i32[T, 8]",
+                   "routed_linear %x, @w, %ids : bf16[8*T, 2048]")
+                .best,
+            "routed_linear.gemv");
+  EXPECT_EQ(choose(64, params, "%x : bf16[T, 2048], %o : i32[65], %rows : i32[8*T]",
+                   "grouped_linear %x, @w, %o, %rows {gather = 8} : bf16[8*T, 2048]")
+                .best,
+            "grouped_linear.mma");
+}
+
+}  // namespace
+}  // namespace shunt::codegen
