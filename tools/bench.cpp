@@ -1,0 +1,257 @@
+// The bench loop and its floor. Entry point run_bench(); tested by tests/tools/bench_test.cpp.
+#include "tools/bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <set>
+
+#include "ir/error.h"
+#include "ir/target.h"
+
+namespace shunt {
+
+namespace {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+Spread spread_of(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return {values[values.size() / 2], values.front(), values.back()};
+}
+
+/// Counts the experts that at least one token of the step was routed to, layer by layer.
+class ExpertCounter : public StepObserver {
+ public:
+  void after_step(Session& session, const StepInfo& info) override {
+    if (!info.step->name.starts_with("norm_gate") && !info.step->name.starts_with("topk_gate")) return;
+    for (int index : info.step->writes) {
+      if (session.plan().buffers[index].type.dtype != DType::i32) continue;
+      session.read_buffer(index, bytes_);
+      std::vector<int32_t> ids(bytes_.size() / sizeof(int32_t));
+      std::memcpy(ids.data(), bytes_.data(), bytes_.size());
+      std::set<int32_t> distinct(ids.begin(), ids.end());
+      distinct.erase(-1);
+      total += static_cast<double>(distinct.size());
+      ++layers;
+    }
+  }
+  double total = 0;
+  int64_t layers = 0;
+
+ private:
+  std::vector<std::byte> bytes_;
+};
+
+class Loop {
+ public:
+  Loop(Session& session, const BenchCase& what, const BenchOptions& options)
+      : session_(session), what_(what), options_(options), limits_(session.plan().limits),
+        table_width_((limits_.max_model_len + limits_.page_size - 1) / limits_.page_size) {}
+
+  /// All prompts, in steps of at most max_num_batched_tokens; each sequence's last token gets logits.
+  double prefill() {
+    const double start = now();
+    int64_t seq = 0, done = 0;
+    while (seq < what_.batch) {
+      begin_step();
+      int64_t tokens = 0;
+      while (seq < what_.batch && tokens < limits_.max_num_batched_tokens && S_ < limits_.max_num_seqs) {
+        const int64_t n = std::min(what_.prompt - done, limits_.max_num_batched_tokens - tokens);
+        add(seq, done, n);
+        tokens += n;
+        done += n;
+        if (done == what_.prompt) ++seq, done = 0;
+      }
+      finish_step(false, nullptr);
+    }
+    return now() - start;
+  }
+
+  double decode_step(int64_t length, StepObserver* observer = nullptr) {
+    const double start = now();
+    begin_step();
+    for (int64_t seq = 0; seq < what_.batch; ++seq) add(seq, length, 1);
+    finish_step(true, observer);
+    return now() - start;
+  }
+
+ private:
+  void begin_step() {
+    T_ = S_ = 0;
+    session_.input_as<int32_t>("seq_starts")[0] = 0;
+  }
+
+  /// `n` new tokens of a sequence that has `length` already.
+  void add(int64_t seq, int64_t length, int64_t n) {
+    const int64_t pages = bench_pages(limits_, {what_.prompt, what_.decode, 1});
+    auto tokens = session_.input_as<int32_t>("tokens"), positions = session_.input_as<int32_t>("positions");
+    auto tables = session_.input_as<int32_t>("block_tables");
+    for (int64_t i = 0; i < n; ++i) {
+      tokens[T_ + i] = static_cast<int32_t>(random_() % session_.plan().model.vocab_size);
+      positions[T_ + i] = static_cast<int32_t>(length + i);
+    }
+    for (int64_t p = 0; p < table_width_; ++p) {
+      tables[S_ * table_width_ + p] = static_cast<int32_t>(p < pages ? seq * pages + p : 0);
+    }
+    T_ += n;
+    session_.input_as<int32_t>("kv_lens")[S_] = static_cast<int32_t>(length + n);
+    session_.input_as<int32_t>("logit_rows")[S_] = static_cast<int32_t>(T_ - 1);
+    session_.input_as<int32_t>("seq_starts")[++S_] = static_cast<int32_t>(T_);
+  }
+
+  void finish_step(bool decode, StepObserver* observer) {
+    if (options_.uniform_routing) force_uniform();
+    session_.run_step(decode, T_, S_, S_, observer);
+    auto fill = [&](const char* role, auto value) {
+      auto port = session_.input_as<decltype(value)>(role);
+      std::fill(port.begin(), port.begin() + S_, value);
+    };
+    fill("temperature", 0.0f);
+    fill("top_k", int32_t{0});
+    fill("top_p", 1.0f);
+    fill("uniform", 0.0f);
+    session_.run_sample(S_);
+    (void)session_.output_as<int32_t>("ids", S_);
+  }
+
+  /// k distinct experts for every token and layer, each set equally likely.
+  void force_uniform() {
+    const ModelInfo& m = session_.plan().model;
+    std::vector<int32_t> experts(m.experts);
+    std::iota(experts.begin(), experts.end(), 0);
+    for (const Port& p : session_.plan().ports) {
+      if (!p.role.starts_with("forced.")) continue;
+      auto forced = session_.input_as<int32_t>(p.role);
+      for (int64_t t = 0; t < T_; ++t) {
+        for (int64_t j = 0; j < m.experts_per_token; ++j) {
+          std::swap(experts[j], experts[j + random_() % (m.experts - j)]);
+          forced[t * m.experts_per_token + j] = experts[j];
+        }
+      }
+    }
+  }
+
+  Session& session_;
+  const BenchCase& what_;
+  const BenchOptions& options_;
+  const Limits& limits_;
+  int64_t table_width_;
+  int64_t T_ = 0, S_ = 0;
+  std::mt19937 random_{1234};
+};
+
+struct WeightBytes {
+  double dense = 0;       // read by every step: all but experts and, where the head is its own, the embedding table
+  double one_expert = 0;  // of one layer: gate, up and down of one expert, averaged over the layers
+};
+
+WeightBytes weight_bytes(const Plan& plan) {
+  WeightBytes w;
+  const bool own_head = std::any_of(plan.buffers.begin(), plan.buffers.end(), [](const Buffer& b) {
+    return b.arena == Arena::weights && b.name == "lm_head";
+  });
+  for (const Buffer& b : plan.buffers) {
+    if (b.arena != Arena::weights || (own_head && b.name == "embedding")) continue;
+    if (b.type.rank() == 3) {
+      w.one_expert += static_cast<double>(b.bytes) / static_cast<double>(b.type.shape[0].constant());
+    } else {
+      w.dense += static_cast<double>(b.bytes);
+    }
+  }
+  if (plan.model.moe_layers > 0) w.one_expert /= static_cast<double>(plan.model.moe_layers);
+  return w;
+}
+
+/// Flops of one step's matmuls and attention; attention's own figure is for full block tables and is scaled down to
+/// the mean number of keys.
+double flops_of(const Program& program, const Limits& limits, int64_t T, int64_t S, int64_t R, double keys) {
+  const DimEnv env = {{"T", T}, {"S", S}, {"R", R}};
+  const double full = static_cast<double>((limits.max_model_len + limits.page_size - 1) / limits.page_size) *
+                      static_cast<double>(limits.page_size);
+  double flops = 0;
+  for (const Step& s : program.steps) {
+    const auto f = static_cast<double>(s.flops.evaluate(env));
+    flops += s.name.starts_with("attention") ? f * keys / full : f;
+  }
+  return flops;
+}
+
+void fill_floor(Session& session, const BenchCase& what, BenchResult& r) {
+  const Plan& plan = session.plan();
+  const Target& target = find_target(plan.target);
+  const WeightBytes w = weight_bytes(plan);
+  const double layers = static_cast<double>(plan.model.moe_layers);
+  const double context = static_cast<double>(what.prompt) + static_cast<double>(what.decode) / 2;
+  const double kv = static_cast<double>(plan.page_bytes()) / static_cast<double>(plan.limits.page_size) * context *
+                    static_cast<double>(what.batch);
+  r.decode_bytes = w.dense + layers * r.distinct_experts * w.one_expert + kv;
+  const int64_t b = what.batch;
+  r.decode_flops = flops_of(session.step_program(true, b, b, b), plan.limits, b, b, b, context);
+  const double decode_floor =
+      std::max(r.decode_bytes / target.memory_bytes_per_s, r.decode_flops / target.matmul_flops_per_s);
+  r.decode_roofline_share = decode_floor / r.step_seconds;
+
+  const int64_t chunk = std::min(what.prompt * b, plan.limits.max_num_batched_tokens);
+  const double chunks = static_cast<double>(what.prompt * b) / static_cast<double>(chunk);
+  const int64_t rows = std::min(b, plan.limits.max_num_seqs);
+  r.prefill_flops = chunks * flops_of(session.step_program(false, chunk, rows, rows), plan.limits, chunk, rows, rows,
+                                      static_cast<double>(what.prompt) / 2);
+  // A chunk touches, of each layer, as many experts as it has routes, at most all.
+  const double touched = std::min<double>(static_cast<double>(plan.model.experts),
+                                          static_cast<double>(chunk * plan.model.experts_per_token));
+  const double bytes = chunks * (w.dense + layers * touched * w.one_expert);
+  const double prefill_floor =
+      std::max(bytes / target.memory_bytes_per_s, r.prefill_flops / target.matmul_flops_per_s);
+  r.prefill_roofline_share = prefill_floor / r.prefill_seconds;
+}
+
+}  // namespace
+
+int64_t bench_pages(const Limits& limits, const BenchCase& what) {
+  return (what.prompt + what.decode + limits.page_size - 1) / limits.page_size * what.batch;
+}
+
+BenchResult run_bench(Session& session, const BenchCase& what, const BenchOptions& options) {
+  const Plan& plan = session.plan();
+  if (what.prompt + what.decode > plan.limits.max_model_len || what.batch > plan.limits.max_num_seqs) {
+    user_error("bench of {} + {} tokens in {} sequences: the plan allows {} tokens and {} sequences "
+               "(compile with --max-model-len and --max-num-seqs)",
+               what.prompt, what.decode, what.batch, plan.limits.max_model_len, plan.limits.max_num_seqs);
+  }
+  if (options.uniform_routing && session.plan().find_port("forced.0") < 0) {
+    user_error("--routing uniform: the plan has no forced-routing inputs; bench the model directory instead");
+  }
+  BenchResult r;
+  r.what = what;
+  Loop loop(session, what, options);
+  std::vector<double> prefill, decode, steps;
+  for (int64_t rep = -1; rep < options.repetitions; ++rep) {  // the first is a warm-up
+    const double seconds = loop.prefill();
+    std::vector<double> mine;
+    const double start = now();
+    for (int64_t i = 0; i < what.decode; ++i) mine.push_back(loop.decode_step(what.prompt + i));
+    const double total = now() - start;
+    if (options.on_progress) options.on_progress(fmt::format("repetition {} of {}", rep + 1, options.repetitions));
+    if (rep < 0) continue;
+    prefill.push_back(seconds);
+    decode.push_back(static_cast<double>(what.decode * what.batch) / total);
+    steps.insert(steps.end(), mine.begin(), mine.end());
+  }
+  ExpertCounter counter;
+  loop.decode_step(what.prompt + what.decode - 1, &counter);
+  r.distinct_experts = counter.layers == 0 ? 0 : counter.total / static_cast<double>(counter.layers);
+  r.prefill_seconds = spread_of(prefill).median;
+  for (double& s : prefill) s = static_cast<double>(what.prompt * what.batch) / s;
+  r.prefill_tokens_per_s = spread_of(prefill);
+  r.decode_tokens_per_s = spread_of(decode);
+  r.step_seconds = spread_of(steps).median;
+  fill_floor(session, what, r);
+  return r;
+}
+
+}  // namespace shunt
