@@ -22,6 +22,7 @@ template <class Config>
 struct Gemm {
   using T = typename Config::T;
   using Out = typename Config::Out;
+  using Weights = WeightTile<Config, 8>;
   static constexpr int kDepth = Config::kDepth;
   static constexpr int kOutColumns = Config::kOutColumns;
   static constexpr int kParts = Config::kGlu ? 2 : 1;
@@ -38,8 +39,12 @@ struct Gemm {
   static constexpr int kTileColumns = kBlockN / kParts;  // of the result
   static constexpr int kXBytes = kBlockM * kBlockK * 2;
   static constexpr int kStageBytes = kXBytes + kBlockN * kBlockK * 2;
-  static constexpr int kXCells =
-      ceil_div(kBlockM * 8, kThreads);  // 16-byte copies of a thread, a step
+  static constexpr int kRowStep = kThreads / 8;  // tile rows from one cell of a thread to its next
+  // With glu: the thread's next row of w is in the same part, hence at a fixed distance.
+  static constexpr bool kRegular = !Config::kGlu || kRowStep % 16 == 0;
+  static constexpr bool kLookUp = Config::kGather > 0;  // rows of x come from a table in memory
+  // 16-byte copies of a thread, a step.
+  static constexpr int kXCells = ceil_div(kBlockM * 8, kThreads);
   static constexpr int kWCells = ceil_div(kBlockN * 8, kThreads);
   static_assert(kBlockM % (16 * Config::kWarpsM) == 0 && kBlockN % (16 * Config::kWarpsN) == 0);
   static_assert(kStages >= 2 && Config::kSmemBytes == kStages * kStageBytes);
@@ -50,51 +55,88 @@ struct Gemm {
   const T* w;  // of the expert
   RowRange<Config> range;
   int first_row, first_column;
-  int x_rows[kXCells];  // the rows of x that this thread copies; -1 for zeros
+  const T* w_start;     // where this thread's first row of w begins
+  const T* x_start;     // unless kLookUp: the same of x
+  int x_rows[kXCells];  // with kLookUp: the rows of x that this thread copies; -1 for zeros
 
   /// Byte offset of a cell inside a buffer of rows.
   __device__ __forceinline__ static uint32 cell_offset(int row, int cell) {
     return row * 128 + ((cell ^ (row & 7)) << 4);
   }
 
+  /// Tile row of this thread's i-th cell; all its cells are the same cell of their rows.
+  __device__ __forceinline__ static int tile_row(int i) {
+    return static_cast<int>(threadIdx.x) / 8 + i * kRowStep;
+  }
+  __device__ __forceinline__ static int first_k() { return static_cast<int>(threadIdx.x) % 8 * 8; }
+
+  /// Prepares copy_w for the tile's columns.
+  __device__ __forceinline__ void find_w_rows() {
+    w_start = w + static_cast<int64>(Weights::row(first_column, tile_row(0))) * kDepth + first_k();
+  }
+  /// Prepares copy_x for the tile's rows.
   __device__ __forceinline__ void find_x_rows() {
+    if constexpr (kLookUp) {
 #pragma unroll
-    for (int i = 0; i < kXCells; ++i) {
-      const int row = (threadIdx.x + i * kThreads) / 8;
-      const bool valid = row < kBlockM && first_row + row < range.end;
-      x_rows[i] = valid ? range.source(first_row + row) : -1;
+      for (int i = 0; i < kXCells; ++i) {
+        const int row = first_row + tile_row(i);
+        x_rows[i] = tile_row(i) < kBlockM && row < range.end ? range.source(row) : -1;
+      }
+    } else {
+      x_start = x + static_cast<int64>(first_row + tile_row(0)) * kDepth + first_k();
     }
   }
-
-  /// Copies this thread's cells of one operand for one step of K. row_of(i, row): the row of `from`
-  /// behind row `row` of the tile, the thread's i-th; -1 for zeros.
-  template <int kCells, int kRows, class RowOf>
-  __device__ __forceinline__ static void copy(RowOf row_of, const T* from, uint32 buffer,
-                                              int step) {
-    const int cell = threadIdx.x % 8;
-    const int k = step * kBlockK + cell * 8;
+  __device__ __forceinline__ void copy_x(int step) const {
+    const uint32 buffer = buffer_of(step) + cell_offset(tile_row(0), threadIdx.x % 8);
 #pragma unroll
-    for (int i = 0; i < kCells; ++i) {
-      const int row = (threadIdx.x + i * kThreads) / 8;
-      if (kCells * kThreads > kRows * 8 && row >= kRows) break;
-      const uint32 to = buffer + cell_offset(threadIdx.x / 8, cell) + i * (kThreads / 8) * 128;
-      const int source = row_of(i, row);
-      const T* from_row = from + static_cast<int64>(source) * kDepth;
-      if constexpr (Config::kAligned) {
-        const bool valid = source >= 0 && k < kDepth;
-        copy16_async(to, valid ? from_row + k : from, valid);
+    for (int i = 0; i < kXCells; ++i) {
+      if (kXCells * kThreads > kBlockM * 8 && tile_row(i) >= kBlockM) break;
+      const uint32 to = buffer + i * kRowStep * 128;
+      if constexpr (kLookUp) {
+        const T* from = x + static_cast<int64>(x_rows[i]) * kDepth + first_k();
+        copy_cell(to, from + step * kBlockK, x_rows[i] >= 0, step);
       } else {
-        copy_elements(to, source < 0 ? nullptr : from_row, k);
+        const bool valid = first_row + tile_row(i) < range.end;
+        copy_cell(to, x_start + i * kRowStep * static_cast<int64>(kDepth) + step * kBlockK, valid,
+                  step);
       }
     }
   }
+  __device__ __forceinline__ void copy_w(int step) const {
+    const uint32 buffer = buffer_of(step) + kXBytes + cell_offset(tile_row(0), threadIdx.x % 8);
+#pragma unroll
+    for (int i = 0; i < kWCells; ++i) {
+      if (kWCells * kThreads > kBlockN * 8 && tile_row(i) >= kBlockN) break;
+      const uint32 to = buffer + i * kRowStep * 128;
+      const bool valid = kOutColumns % kTileColumns == 0 ||  // no tile hangs over the edge
+                         Weights::column(first_column, tile_row(i)) < kOutColumns;
+      if constexpr (kRegular) {
+        constexpr int64 kStep = static_cast<int64>(kRowStep / kParts) * kDepth;
+        copy_cell(to, w_start + i * kStep + step * kBlockK, valid, step);
+      } else {
+        const int row = Weights::row(first_column, tile_row(i));
+        const T* from = w + static_cast<int64>(row) * kDepth + first_k();
+        copy_cell(to, from + step * kBlockK, valid, step);
+      }
+    }
+  }
+  /// Eight elements from `from`, or zeros if !valid; past the end of K zeros too.
+  __device__ __forceinline__ void copy_cell(uint32 to, const T* from, bool valid, int step) const {
+    const int k = step * kBlockK + first_k();
+    if constexpr (Config::kAligned) {
+      valid = valid && (kDepth % kBlockK == 0 || k < kDepth);
+      copy16_async(to, valid ? from : w, valid);
+    } else {
+      copy_elements(to, from, valid ? kDepth - k : 0);
+    }
+  }
   /// The slow way for a K that is no multiple of 8: rows then begin at any even address.
-  __device__ __forceinline__ static void copy_elements(uint32 to, const T* row, int k) {
+  __device__ __forceinline__ static void copy_elements(uint32 to, const T* from, int count) {
     uint32 words[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const uint32 low = row != nullptr && k + 2 * i < kDepth ? row[k + 2 * i].bits : 0;
-      const uint32 high = row != nullptr && k + 2 * i + 1 < kDepth ? row[k + 2 * i + 1].bits : 0;
+      const uint32 low = 2 * i < count ? from[2 * i].bits : 0;
+      const uint32 high = 2 * i + 1 < count ? from[2 * i + 1].bits : 0;
       words[i] = low | high << 16;
     }
     asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};"
@@ -105,14 +147,6 @@ struct Gemm {
   __device__ __forceinline__ uint32 buffer_of(int step) const {
     return smem_address(dynamic_smem<uint8>()) + step % kStages * kStageBytes;
   }
-  __device__ __forceinline__ void copy_x(int step) const {
-    copy<kXCells, kBlockM>([this](int i, int) { return x_rows[i]; }, x, buffer_of(step), step);
-  }
-  __device__ __forceinline__ void copy_w(int step) const {
-    const auto row_of = [this](int, int row) { return weight_row<Config, 8>(first_column, row); };
-    copy<kWCells, kBlockN>(row_of, w, buffer_of(step) + kXBytes, step);
-  }
-
   /// One step of K for this warp.
   __device__ __forceinline__ void multiply(int step, float (&sums)[kTilesM][kTilesN][4]) const {
     const int lane = lane_index();
@@ -238,10 +272,13 @@ __device__ __forceinline__ void gemm(const typename Config::T* x, const typename
   product.range = all_rows<Config>(count);
   product.first_column = blockIdx.x * Product::kTileColumns;
   product.first_row = blockIdx.y * Config::kBlockM;
-  product.start_weights();  // no earlier kernel of a step writes weights
+  product.find_w_rows();
+  // No earlier kernel of a step writes weights. Worth it where reading them is most of the time.
+  constexpr bool kEarly = Config::kBlockM <= 32;
+  if (kEarly) product.start_weights();
   wait_for_predecessor();
   launch_dependents();
-  product.template tile<true>(out, extra...);
+  product.template tile<kEarly>(out, extra...);
 }
 
 /// grouped_linear: for expert e = blockIdx.y, rows [offsets[e], offsets[e + 1]) of the sorted
@@ -264,6 +301,7 @@ __device__ __forceinline__ void grouped_gemm(const typename Config::T* x,
   product.first_column = blockIdx.x * Product::kTileColumns;
   product.first_row = product.range.begin + blockIdx.z * Config::kBlockM;
   if (product.first_row >= product.range.end) return;
+  product.find_w_rows();
   for (; product.first_row < product.range.end; product.first_row += gridDim.z * Config::kBlockM) {
     product.template tile<false>(out, extra...);
     __syncthreads();  // the next tile refills the buffers from the start

@@ -40,18 +40,19 @@ __device__ __forceinline__ RowRange<Config> rows_of_expert(const int* offsets, c
   return {rows, offsets[blockIdx.y], offsets[blockIdx.y + 1]};
 }
 
-/// Row of w behind row `i` of the tile that computes result columns from `first_column` on, or -1
-/// past the end. With glu the tile alternates kGroup rows of `gate` and the kGroup rows of `up` for
-/// the same result columns.
+/// A tile of w that computes result columns from `first_column` on. With glu it alternates kGroup
+/// rows of `gate` and the kGroup rows of `up` for the same result columns.
 template <class Config, int kGroup>
-__device__ __forceinline__ int weight_row(int first_column, int i) {
-  if constexpr (Config::kGlu) {
-    const int column = first_column + i / (2 * kGroup) * kGroup + i % kGroup;
-    const int part = i / kGroup % 2;
-    return column < Config::kOutColumns ? part * Config::kOutColumns + column : -1;
-  } else {
-    return first_column + i < Config::kOutColumns ? first_column + i : -1;
+struct WeightTile {
+  /// Result column that tile row `i` belongs to; may lie past the end.
+  __device__ __forceinline__ static int column(int first_column, int i) {
+    return first_column + (Config::kGlu ? i / (2 * kGroup) * kGroup + i % kGroup : i);
   }
-}
+  /// Row of w behind tile row `i`, if its column exists.
+  __device__ __forceinline__ static int row(int first_column, int i) {
+    const int part = Config::kGlu ? i / kGroup % 2 : 0;
+    return part * Config::kOutColumns + column(first_column, i);
+  }
+};
 
 }  // namespace shunt

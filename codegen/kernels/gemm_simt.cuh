@@ -40,8 +40,10 @@ struct SimtGemm {
     const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
     // Thread i copies 4 elements of K for tile row i / 4.
     const int copy_row = threadIdx.x / 4, copy_k = threadIdx.x % 4 * 4;
-    const int w_row = weight_row<Config, 32>(first_column, copy_row);
-    const W* w_from = w_row < 0 ? nullptr : w + static_cast<int64>(w_row) * kDepth;
+    using Weights = WeightTile<Config, kBlock / 2>;
+    const bool in_w = Weights::column(first_column, copy_row) < kOutColumns;
+    const W* w_from =
+        in_w ? w + static_cast<int64>(Weights::row(first_column, copy_row)) * kDepth : nullptr;
     const X* x_from = first_row + copy_row < range.end
                           ? x + static_cast<int64>(range.source(first_row + copy_row)) * kDepth
                           : nullptr;
