@@ -1,5 +1,6 @@
-// Times the host kernels on the shapes of examples/storyteller: one token a step, and a prefill of 1,024 tokens.
-// Usage: host_bench [threads] [context]. Prints microseconds a call (the median of many) and their sum over the model.
+// Times the host kernels on the shapes of examples/storyteller: one token a step, and a prefill of
+// 1,024 tokens. Usage: host_bench [threads] [context]. Prints microseconds a call (the median of
+// many) and their sum over the model.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -17,8 +18,8 @@
 namespace shunt {
 namespace {
 
-constexpr int64_t kLayers = 4, kHidden = 256, kHeads = 4, kKvHeads = 2, kHeadDim = 64, kExperts = 16, kRoutes = 2,
-                  kWidth = 128, kVocab = 4096, kPage = 64;
+constexpr int64_t kLayers = 4, kHidden = 256, kHeads = 4, kKvHeads = 2, kHeadDim = 64,
+                  kExperts = 16, kRoutes = 2, kWidth = 128, kVocab = 4096, kPage = 64;
 constexpr int64_t kQkv = (kHeads + 2 * kKvHeads) * kHeadDim;
 
 std::vector<float> random_floats(int64_t n, float scale = 1.0f) {
@@ -40,11 +41,26 @@ struct Call {
   std::vector<HostSlot> slots;
   explicit Call(const char* name) : kernel(find_host_kernel(name)) {}
   template <class T>
-  Call& p(const std::vector<T>& v) { slots.push_back(HostSlot::pointer(const_cast<T*>(v.data()))); return *this; }
-  Call& none() { slots.push_back(HostSlot::null()); return *this; }
-  Call& i(int64_t v) { slots.push_back(HostSlot::integer(v)); return *this; }
-  Call& f(double v) { slots.push_back(HostSlot::real(v)); return *this; }
-  Call& e(const HostExpr* v) { slots.push_back(HostSlot::expr(v)); return *this; }
+  Call& p(const std::vector<T>& v) {
+    slots.push_back(HostSlot::pointer(const_cast<T*>(v.data())));
+    return *this;
+  }
+  Call& none() {
+    slots.push_back(HostSlot::null());
+    return *this;
+  }
+  Call& i(int64_t v) {
+    slots.push_back(HostSlot::integer(v));
+    return *this;
+  }
+  Call& f(double v) {
+    slots.push_back(HostSlot::real(v));
+    return *this;
+  }
+  Call& e(const HostExpr* v) {
+    slots.push_back(HostSlot::expr(v));
+    return *this;
+  }
 };
 
 double median_us(ThreadPool& pool, const std::vector<Call>& calls, double budget_seconds) {
@@ -52,7 +68,8 @@ double median_us(ThreadPool& pool, const std::vector<Call>& calls, double budget
   std::vector<double> times;
   const auto start = Clock::now();
   // Several copies of a call use several weights, as the layers of a model do.
-  while (times.size() < 3 || std::chrono::duration<double>(Clock::now() - start).count() < budget_seconds) {
+  while (times.size() < 3 ||
+         std::chrono::duration<double>(Clock::now() - start).count() < budget_seconds) {
     const auto before = Clock::now();
     for (const Call& c : calls) c.kernel(c.slots, pool);
     times.push_back(std::chrono::duration<double, std::micro>(Clock::now() - before).count() /
@@ -63,8 +80,10 @@ double median_us(ThreadPool& pool, const std::vector<Call>& calls, double budget
 }
 
 struct Layer {
-  std::vector<uint16_t> qkv = random_weight(kQkv * kHidden), o = random_weight(kHidden * kHeads * kHeadDim);
-  std::vector<uint16_t> norm = random_weight(kHidden), q_norm = random_weight(kHeadDim), k_norm = q_norm;
+  std::vector<uint16_t> qkv = random_weight(kQkv * kHidden),
+                        o = random_weight(kHidden * kHeads * kHeadDim);
+  std::vector<uint16_t> norm = random_weight(kHidden), q_norm = random_weight(kHeadDim),
+                        k_norm = q_norm;
   std::vector<uint16_t> router = random_weight(kExperts * kHidden);
   std::vector<uint16_t> w13 = random_weight(kExperts * 2 * kWidth * kHidden);
   std::vector<uint16_t> w2 = random_weight(kExperts * kHidden * kWidth);
@@ -73,7 +92,8 @@ struct Layer {
 
 class Model {
  public:
-  Model(ThreadPool& pool, int64_t tokens, int64_t context) : pool_(pool), t_(tokens), context_(context) {
+  Model(ThreadPool& pool, int64_t tokens, int64_t context)
+      : pool_(pool), t_(tokens), context_(context) {
     const int64_t pages = (context + kPage - 1) / kPage;
     for (int64_t i = 0; i < pages; ++i) tables_.push_back(static_cast<int32_t>(i));
     for (Layer& layer : layers_) {
@@ -86,11 +106,13 @@ class Model {
     }
     starts_ = {0, static_cast<int32_t>(t_)};
     lens_ = {static_cast<int32_t>(context)};
-    for (int64_t i = 0; i < kHeadDim / 2; ++i) inv_freq_.push_back(std::pow(10000.0f, -static_cast<float>(i) / 32));
+    for (int64_t i = 0; i < kHeadDim / 2; ++i)
+      inv_freq_.push_back(std::pow(10000.0f, -static_cast<float>(i) / 32));
   }
 
   void run() {
-    fmt::print("T = {}, context {}, {} threads, {}\n", t_, context_, pool_.threads(), host::simd().name);
+    fmt::print("T = {}, context {}, {} threads, {}\n", t_, context_, pool_.threads(),
+               host::simd().name);
     const auto bf16 = static_cast<int64_t>(DType::bf16), f32 = static_cast<int64_t>(DType::f32);
     time("embedding", 1, [&](Layer&) {
       return Call("embedding").p(ids_in_).p(lm_head_).i(bf16).i(t_).i(kVocab).i(kHidden).i(0).p(x_);
@@ -99,28 +121,115 @@ class Model {
       return Call("rms_norm").p(x_).p(l.norm).i(bf16).i(t_).i(kHidden).f(1e-6).i(0).p(normed_);
     });
     time("linear qkv", kLayers, [&](Layer& l) {
-      return Call("linear").p(normed_).p(l.qkv).i(bf16).i(t_).i(kQkv).i(kHidden).i(0).e(nullptr).p(qkv_).i(0);
+      return Call("linear")
+          .p(normed_)
+          .p(l.qkv)
+          .i(bf16)
+          .i(t_)
+          .i(kQkv)
+          .i(kHidden)
+          .i(0)
+          .e(nullptr)
+          .p(qkv_)
+          .i(0);
     });
     time("rope_append", kLayers, [&](Layer& l) {
-      return Call("rope_append").p(qkv_).p(positions_).p(inv_freq_).p(l.q_norm).i(bf16).p(l.k_norm).i(bf16).p(starts_)
-          .p(tables_).p(l.k).p(l.v).i(t_).i(1).i(static_cast<int64_t>(tables_.size())).i(kHeads).i(kKvHeads)
-          .i(kHeadDim).i(kHeadDim / 2).i(kPage).i(static_cast<int64_t>(HostHeadNorm::head)).f(1e-6).i(0).i(0).f(1)
+      return Call("rope_append")
+          .p(qkv_)
+          .p(positions_)
+          .p(inv_freq_)
+          .p(l.q_norm)
+          .i(bf16)
+          .p(l.k_norm)
+          .i(bf16)
+          .p(starts_)
+          .p(tables_)
+          .p(l.k)
+          .p(l.v)
+          .i(t_)
+          .i(1)
+          .i(static_cast<int64_t>(tables_.size()))
+          .i(kHeads)
+          .i(kKvHeads)
+          .i(kHeadDim)
+          .i(kHeadDim / 2)
+          .i(kPage)
+          .i(static_cast<int64_t>(HostHeadNorm::head))
+          .f(1e-6)
+          .i(0)
+          .i(0)
+          .f(1)
           .p(q_);
     });
     time("attention", kLayers, [&](Layer& l) {
-      return Call("attention").p(q_).p(starts_).p(lens_).p(tables_).p(l.k).p(l.v).none().i(f32).i(t_).i(1)
-          .i(static_cast<int64_t>(tables_.size())).i(kHeads).i(kKvHeads).i(kHeadDim).i(kHeadDim).i(kPage).f(0.125).i(0)
-          .i(0).f(0).p(attended_);
+      return Call("attention")
+          .p(q_)
+          .p(starts_)
+          .p(lens_)
+          .p(tables_)
+          .p(l.k)
+          .p(l.v)
+          .none()
+          .i(f32)
+          .i(t_)
+          .i(1)
+          .i(static_cast<int64_t>(tables_.size()))
+          .i(kHeads)
+          .i(kKvHeads)
+          .i(kHeadDim)
+          .i(kHeadDim)
+          .i(kPage)
+          .f(0.125)
+          .i(0)
+          .i(0)
+          .f(0)
+          .p(attended_);
     });
     time("linear o", kLayers, [&](Layer& l) {
-      return Call("linear").p(attended_).p(l.o).i(bf16).i(t_).i(kHidden).i(kHeads * kHeadDim).i(0).e(nullptr).p(y_)
+      return Call("linear")
+          .p(attended_)
+          .p(l.o)
+          .i(bf16)
+          .i(t_)
+          .i(kHidden)
+          .i(kHeads * kHeadDim)
+          .i(0)
+          .e(nullptr)
+          .p(y_)
           .i(0);
     });
     time("norm_gate", kLayers, [&](Layer& l) {
-      return Call("norm_gate").p(x_).p(y_).p(l.norm).i(bf16).p(l.router).i(bf16).none().i(f32).i(t_).i(kHidden)
-          .f(1e-6).i(0).p(sum_).p(normed_).p(router_logits_).none().i(f32).none().i(t_).i(kExperts).i(kRoutes)
-          .i(static_cast<int64_t>(HostScore::softmax)).i(static_cast<int64_t>(HostRouteNorm::sum)).f(0).f(1).i(1).i(1)
-          .i(0).p(route_w_).p(route_ids_);
+      return Call("norm_gate")
+          .p(x_)
+          .p(y_)
+          .p(l.norm)
+          .i(bf16)
+          .p(l.router)
+          .i(bf16)
+          .none()
+          .i(f32)
+          .i(t_)
+          .i(kHidden)
+          .f(1e-6)
+          .i(0)
+          .p(sum_)
+          .p(normed_)
+          .p(router_logits_)
+          .none()
+          .i(f32)
+          .none()
+          .i(t_)
+          .i(kExperts)
+          .i(kRoutes)
+          .i(static_cast<int64_t>(HostScore::softmax))
+          .i(static_cast<int64_t>(HostRouteNorm::sum))
+          .f(0)
+          .f(1)
+          .i(1)
+          .i(1)
+          .i(0)
+          .p(route_w_)
+          .p(route_ids_);
     });
     const bool sorted = t_ > 16;
     if (sorted) {
@@ -128,36 +237,107 @@ class Model {
         return Call("route_sort").p(route_ids_).i(t_ * kRoutes).i(kExperts).p(offsets_).p(rows_);
       });
       time("grouped gate/up", kLayers, [&](Layer& l) {
-        return Call("grouped_linear").p(normed_).p(l.w13).i(bf16).p(offsets_).p(rows_).i(t_ * kRoutes).i(kRoutes).i(0)
-            .i(kExperts).i(2 * kWidth).i(kHidden).i(1).e(&swiglu_).p(act_).i(0);
+        return Call("grouped_linear")
+            .p(normed_)
+            .p(l.w13)
+            .i(bf16)
+            .p(offsets_)
+            .p(rows_)
+            .i(t_ * kRoutes)
+            .i(kRoutes)
+            .i(0)
+            .i(kExperts)
+            .i(2 * kWidth)
+            .i(kHidden)
+            .i(1)
+            .e(&swiglu_)
+            .p(act_)
+            .i(0);
       });
       time("grouped down", kLayers, [&](Layer& l) {
-        return Call("grouped_linear").p(act_).p(l.w2).i(bf16).p(offsets_).p(rows_).i(t_ * kRoutes).i(0).i(1)
-            .i(kExperts).i(kHidden).i(kWidth).i(0).e(nullptr).p(expert_out_).i(0);
+        return Call("grouped_linear")
+            .p(act_)
+            .p(l.w2)
+            .i(bf16)
+            .p(offsets_)
+            .p(rows_)
+            .i(t_ * kRoutes)
+            .i(0)
+            .i(1)
+            .i(kExperts)
+            .i(kHidden)
+            .i(kWidth)
+            .i(0)
+            .e(nullptr)
+            .p(expert_out_)
+            .i(0);
       });
     } else {
       time("routed gate/up", kLayers, [&](Layer& l) {
-        return Call("routed_linear").p(normed_).p(l.w13).i(bf16).p(route_ids_).i(t_ * kRoutes).i(kRoutes).i(kExperts)
-            .i(2 * kWidth).i(kHidden).i(1).e(&swiglu_).p(act_).i(0);
+        return Call("routed_linear")
+            .p(normed_)
+            .p(l.w13)
+            .i(bf16)
+            .p(route_ids_)
+            .i(t_ * kRoutes)
+            .i(kRoutes)
+            .i(kExperts)
+            .i(2 * kWidth)
+            .i(kHidden)
+            .i(1)
+            .e(&swiglu_)
+            .p(act_)
+            .i(0);
       });
       time("routed down", kLayers, [&](Layer& l) {
-        return Call("routed_linear").p(act_).p(l.w2).i(bf16).p(route_ids_).i(t_ * kRoutes).i(1).i(kExperts).i(kHidden)
-            .i(kWidth).i(0).e(nullptr).p(expert_out_).i(0);
+        return Call("routed_linear")
+            .p(act_)
+            .p(l.w2)
+            .i(bf16)
+            .p(route_ids_)
+            .i(t_ * kRoutes)
+            .i(1)
+            .i(kExperts)
+            .i(kHidden)
+            .i(kWidth)
+            .i(0)
+            .e(nullptr)
+            .p(expert_out_)
+            .i(0);
       });
     }
     time("combine_routes", kLayers, [&](Layer&) {
-      return Call("combine_routes").p(expert_out_).p(route_w_).p(route_ids_).p(sum_).i(t_).i(kRoutes).i(kHidden).p(x_);
+      return Call("combine_routes")
+          .p(expert_out_)
+          .p(route_w_)
+          .p(route_ids_)
+          .p(sum_)
+          .i(t_)
+          .i(kRoutes)
+          .i(kHidden)
+          .p(x_);
     });
     time("rms_norm", kLayers, [&](Layer& l) {
       return Call("rms_norm").p(x_).p(l.norm).i(bf16).i(t_).i(kHidden).f(1e-6).i(0).p(normed_);
     });
     time("linear lm_head", 1, [&](Layer&) {
-      return Call("linear").p(normed_).p(lm_head_).i(bf16).i(1).i(kVocab).i(kHidden).i(0).e(nullptr).p(logits_).i(0);
+      return Call("linear")
+          .p(normed_)
+          .p(lm_head_)
+          .i(bf16)
+          .i(1)
+          .i(kVocab)
+          .i(kHidden)
+          .i(0)
+          .e(nullptr)
+          .p(logits_)
+          .i(0);
     });
     time("sample, greedy", 1, [&](Layer&) {
       return Call("sample").p(logits_).p(zero_).p(top_k_).p(one_).p(half_).i(1).i(kVocab).p(id_);
     });
-    fmt::print("{:18} {:10.1f} us = {:.0f} tokens/s\n", "all", total_, static_cast<double>(t_) * 1e6 / total_);
+    fmt::print("{:18} {:10.1f} us = {:.0f} tokens/s\n", "all", total_,
+               static_cast<double>(t_) * 1e6 / total_);
     time("sample, top-p", 0, [&](Layer&) {
       return Call("sample").p(logits_).p(one_).p(top_k_).p(half_).p(half_).i(1).i(kVocab).p(id_);
     });
@@ -181,11 +361,14 @@ class Model {
   std::vector<int32_t> ids_in_, positions_, starts_, lens_, tables_;
   std::vector<float> inv_freq_;
   std::vector<float> x_ = random_floats(t_ * kHidden), y_ = x_, sum_ = x_, normed_ = x_;
-  std::vector<float> qkv_ = random_floats(t_ * kQkv), q_ = random_floats(t_ * kHeads * kHeadDim), attended_ = q_;
-  std::vector<float> router_logits_ = random_floats(t_ * kExperts), route_w_ = random_floats(t_ * kRoutes);
+  std::vector<float> qkv_ = random_floats(t_ * kQkv), q_ = random_floats(t_ * kHeads * kHeadDim),
+                     attended_ = q_;
+  std::vector<float> router_logits_ = random_floats(t_ * kExperts),
+                     route_w_ = random_floats(t_ * kRoutes);
   std::vector<int32_t> route_ids_ = std::vector<int32_t>(static_cast<size_t>(t_ * kRoutes));
   std::vector<int32_t> offsets_ = std::vector<int32_t>(kExperts + 1), rows_ = route_ids_;
-  std::vector<float> act_ = random_floats(t_ * kRoutes * kWidth), expert_out_ = random_floats(t_ * kRoutes * kHidden);
+  std::vector<float> act_ = random_floats(t_ * kRoutes * kWidth),
+                     expert_out_ = random_floats(t_ * kRoutes * kHidden);
   std::vector<float> logits_ = random_floats(kVocab), zero_{0}, one_{1}, half_{0.5f};
   std::vector<int32_t> top_k_{0}, id_{0};
   double total_ = 0;

@@ -12,7 +12,8 @@
 namespace shunt::codegen {
 namespace {
 
-/// Depth of the stack of runtime/host/host_expr.h (HostExpr::kMaxDepth), which this folder may not include.
+/// Depth of the stack of runtime/host/host_expr.h (HostExpr::kMaxDepth), which this folder may not
+/// include.
 constexpr int kMaxExprDepth = 16;
 
 bool is_weight_type(DType d) { return d == DType::f32 || d == DType::f16 || d == DType::bf16; }
@@ -25,17 +26,22 @@ bool cpu_value(const ir::Value* v) {
 }  // namespace
 
 bool cpu_types(const ir::Op& op, const Context& context) {
-  return context.target.is_cpu() && std::all_of(op.operands.begin(), op.operands.end(), cpu_value) &&
-         std::all_of(op.results.begin(), op.results.end(), [](const auto& r) { return cpu_value(r.get()); });
+  return context.target.is_cpu() &&
+         std::all_of(op.operands.begin(), op.operands.end(), cpu_value) &&
+         std::all_of(op.results.begin(), op.results.end(),
+                     [](const auto& r) { return cpu_value(r.get()); });
 }
 
-bool cpu_expression(const ir::Op& op, const Context& context, const std::string& text, size_t first_extra) {
+bool cpu_expression(const ir::Op& op, const Context& context, const std::string& text,
+                    size_t first_extra) {
   if (!cpu_types(op, context)) return false;
   if (op.operands.size() - first_extra > static_cast<size_t>(kMaxHostOperands)) return false;
   return text.empty() || Expr::parse(text).stack_depth() <= kMaxExprDepth;
 }
 
-double cpu_seconds(const ir::Op& op, const Context& context) { return roofline_seconds(op, context, false); }
+double cpu_seconds(const ir::Op& op, const Context& context) {
+  return roofline_seconds(op, context, false);
+}
 
 Dim row_count(const Type& type) {
   Dim rows = 1;
@@ -58,7 +64,9 @@ HostArgs& HostArgs::weight(const ir::Value* v) {
 HostArgs& HostArgs::integer(const DimExpr& i) { return add(StepBuilder::i64(i)); }
 HostArgs& HostArgs::real(double f) { return add(StepBuilder::f32(f)); }
 
-HostArgs& HostArgs::expr(const std::string& text) { return add(text.empty() ? Arg{} : StepBuilder::expr(text)); }
+HostArgs& HostArgs::expr(const std::string& text) {
+  return add(text.empty() ? Arg{} : StepBuilder::expr(text));
+}
 
 HostArgs& HostArgs::extras(const ir::Op& op, size_t first, const Type& result, bool per_expert) {
   integer(static_cast<int64_t>(op.operands.size() - first));
@@ -79,7 +87,8 @@ HostArgs& HostArgs::extras(const ir::Op& op, size_t first, const Type& result, b
 
 std::vector<KernelImpl> cpu_kernels() {
   std::vector<KernelImpl> all;
-  for (auto family : {cpu_row_kernels, cpu_linear_kernels, cpu_attention_kernels, cpu_moe_kernels}) {
+  for (auto family :
+       {cpu_row_kernels, cpu_linear_kernels, cpu_attention_kernels, cpu_moe_kernels}) {
     const std::vector<KernelImpl> rows = family();
     all.insert(all.end(), rows.begin(), rows.end());
   }

@@ -1,5 +1,5 @@
-// What the rows of the `cpu` target share: each calls one host kernel, whose argument list stands in
-// runtime/plan/host_kernels.h.
+// What the rows of the `cpu` target share: each calls one host kernel, whose argument list stands
+// in runtime/plan/host_kernels.h.
 #pragma once
 
 #include <vector>
@@ -8,11 +8,13 @@
 
 namespace shunt::codegen {
 
-/// Supports on the cpu target: every floating-point operand and result that is no parameter, and every state, is
-/// float32; parameters are f32, f16 or bf16.
+/// Supports on the cpu target: every floating-point operand and result that is no parameter, and
+/// every state, is float32; parameters are f32, f16 or bf16.
 bool cpu_types(const ir::Op& op, const Context& context);
-/// Also: the expression is one that host kernels evaluate, with at most kMaxHostOperands extra operands.
-bool cpu_expression(const ir::Op& op, const Context& context, const std::string& text, size_t first_extra);
+/// Also: the expression is one that host kernels evaluate, with at most kMaxHostOperands extra
+/// operands.
+bool cpu_expression(const ir::Op& op, const Context& context, const std::string& text,
+                    size_t first_extra);
 double cpu_seconds(const ir::Op& op, const Context& context);
 
 /// An argument list in the making.
@@ -27,7 +29,8 @@ class HostArgs {
   HostArgs& real(double f);
   /// An expression, null if it is empty.
   HostArgs& expr(const std::string& text);
-  /// "count, (p, dtype, mode)[count]" of the operands from `first` on, against a result of `result`'s shape.
+  /// "count, (p, dtype, mode)[count]" of the operands from `first` on, against a result of
+  /// `result`'s shape.
   HostArgs& extras(const ir::Op& op, size_t first, const Type& result, bool per_expert);
   void call(std::string_view kernel) { builder_.host_call(kernel, std::move(args_)); }
 

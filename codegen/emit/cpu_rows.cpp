@@ -1,5 +1,5 @@
-// `cpu` rows of the ops that move or map rows: embedding, pointwise, glu, the norms, gather_rows, concat, slice,
-// transpose, dummy, sample. Test: tests/runtime/host/emit_test.cpp.
+// `cpu` rows of the ops that move or map rows: embedding, pointwise, glu, the norms, gather_rows,
+// concat, slice, transpose, dummy, sample. Test: tests/runtime/host/emit_test.cpp.
 #include "codegen/emit/cpu.h"
 #include "ir/error.h"
 #include "runtime/plan/host_kernels.h"
@@ -15,8 +15,15 @@ static_assert(static_cast<int>(HostNorm::layer) == static_cast<int>(ir::NormKind
 void emit_embedding(const Op& op, StepBuilder& b) {
   const auto& a = op.as<ir::EmbeddingAttrs>();
   const Type& table = op.operand(1)->type;
-  HostArgs(b).value(op.operand(0)).weight(op.operand(1)).integer(op.operand(0)->type.shape[0]).integer(table.shape[0])
-      .integer(table.shape[1]).integer(a.offset).value(op.result()).call("embedding");
+  HostArgs(b)
+      .value(op.operand(0))
+      .weight(op.operand(1))
+      .integer(op.operand(0)->type.shape[0])
+      .integer(table.shape[0])
+      .integer(table.shape[1])
+      .integer(a.offset)
+      .value(op.result())
+      .call("embedding");
 }
 
 bool supports_pointwise(const Op& op, const Context& c) {
@@ -24,8 +31,13 @@ bool supports_pointwise(const Op& op, const Context& c) {
 }
 void emit_pointwise(const Op& op, StepBuilder& b) {
   const Type& type = op.result()->type;
-  HostArgs(b).expr(op.as<ir::PointwiseAttrs>().expr).integer(row_count(type)).integer(type.last()).value(op.result())
-      .extras(op, 0, type, false).call("pointwise");
+  HostArgs(b)
+      .expr(op.as<ir::PointwiseAttrs>().expr)
+      .integer(row_count(type))
+      .integer(type.last())
+      .value(op.result())
+      .extras(op, 0, type, false)
+      .call("pointwise");
 }
 
 bool supports_glu(const Op& op, const Context& c) {
@@ -33,36 +45,72 @@ bool supports_glu(const Op& op, const Context& c) {
 }
 void emit_glu(const Op& op, StepBuilder& b) {
   const Type& type = op.result()->type;
-  HostArgs(b).expr(op.as<ir::GluAttrs>().expr).value(op.operand(0)).integer(row_count(type)).integer(type.last())
-      .value(op.result()).call("glu");
+  HostArgs(b)
+      .expr(op.as<ir::GluAttrs>().expr)
+      .value(op.operand(0))
+      .integer(row_count(type))
+      .integer(type.last())
+      .value(op.result())
+      .call("glu");
 }
 
 void emit_rms_norm(const Op& op, StepBuilder& b) {
   const auto& a = op.as<ir::NormAttrs>();
   const Type& type = op.result()->type;
-  HostArgs(b).value(op.operand(0)).weight(op.operand(1)).integer(row_count(type)).integer(type.last()).real(a.eps)
-      .flag(a.plus_one).value(op.result()).call("rms_norm");
+  HostArgs(b)
+      .value(op.operand(0))
+      .weight(op.operand(1))
+      .integer(row_count(type))
+      .integer(type.last())
+      .real(a.eps)
+      .flag(a.plus_one)
+      .value(op.result())
+      .call("rms_norm");
 }
 
 void emit_layer_norm(const Op& op, StepBuilder& b) {
   const auto& a = op.as<ir::NormAttrs>();
   const Type& type = op.result()->type;
-  HostArgs(b).value(op.operand(0)).weight(op.operand(1)).weight(op.operand(2)).integer(row_count(type))
-      .integer(type.last()).real(a.eps).flag(a.plus_one).value(op.result()).call("layer_norm");
+  HostArgs(b)
+      .value(op.operand(0))
+      .weight(op.operand(1))
+      .weight(op.operand(2))
+      .integer(row_count(type))
+      .integer(type.last())
+      .real(a.eps)
+      .flag(a.plus_one)
+      .value(op.result())
+      .call("layer_norm");
 }
 
 void emit_add_norm(const Op& op, StepBuilder& b) {
   const auto& a = op.as<ir::AddNormAttrs>();
   const Type& type = op.result()->type;
-  HostArgs(b).value(op.operand(0)).value(op.operand(1)).weight(op.operand(2)).weight(op.operand(3))
-      .integer(row_count(type)).integer(type.last()).integer(static_cast<int64_t>(a.kind)).real(a.eps)
-      .flag(a.plus_one).value(op.result(0)).value(op.result(1)).call("add_norm");
+  HostArgs(b)
+      .value(op.operand(0))
+      .value(op.operand(1))
+      .weight(op.operand(2))
+      .weight(op.operand(3))
+      .integer(row_count(type))
+      .integer(type.last())
+      .integer(static_cast<int64_t>(a.kind))
+      .real(a.eps)
+      .flag(a.plus_one)
+      .value(op.result(0))
+      .value(op.result(1))
+      .call("add_norm");
 }
 
 void emit_gather_rows(const Op& op, StepBuilder& b) {
   const Type& x = op.operand(0)->type;
-  HostArgs(b).value(op.operand(0)).value(op.operand(1)).integer(x.shape[0]).integer(op.operand(1)->type.shape[0])
-      .integer(x.shape[1]).value(op.result()).call("gather_rows");
+  HostArgs(b)
+      .value(op.operand(0))
+      .value(op.operand(1))
+      .integer(x.shape[0])
+      .integer(op.operand(1)->type.shape[0])
+      .integer(x.shape[1])
+      .value(op.result())
+      .call("gather_rows");
 }
 
 /// A value as copy_2d sees it along an axis: rows before the axis, bytes of all that follows.
@@ -85,8 +133,16 @@ void emit_concat(const Op& op, StepBuilder& b) {
   Dim offset = 0;
   for (const ir::Value* x : op.operands) {
     const Dim bytes = x->type.shape[at] * pieces.inner;
-    HostArgs(b).value(x).integer(0).integer(bytes).value(op.result()).integer(offset)
-        .integer(out.shape[at] * pieces.inner).integer(pieces.rows).integer(bytes).call("copy_2d");
+    HostArgs(b)
+        .value(x)
+        .integer(0)
+        .integer(bytes)
+        .value(op.result())
+        .integer(offset)
+        .integer(out.shape[at] * pieces.inner)
+        .integer(pieces.rows)
+        .integer(bytes)
+        .call("copy_2d");
     offset = offset + bytes;
   }
 }
@@ -96,9 +152,16 @@ void emit_slice(const Op& op, StepBuilder& b) {
   const Type& x = op.operand(0)->type;
   const Pieces pieces(x, a.axis);
   const Dim bytes = pieces.inner * (a.end - a.begin);
-  HostArgs(b).value(op.operand(0)).integer(pieces.inner * a.begin)
-      .integer(x.shape[static_cast<size_t>(a.axis)] * pieces.inner).value(op.result()).integer(0).integer(bytes)
-      .integer(pieces.rows).integer(bytes).call("copy_2d");
+  HostArgs(b)
+      .value(op.operand(0))
+      .integer(pieces.inner * a.begin)
+      .integer(x.shape[static_cast<size_t>(a.axis)] * pieces.inner)
+      .value(op.result())
+      .integer(0)
+      .integer(bytes)
+      .integer(pieces.rows)
+      .integer(bytes)
+      .call("copy_2d");
 }
 
 void emit_transpose(const Op& op, StepBuilder& b) {
@@ -106,8 +169,14 @@ void emit_transpose(const Op& op, StepBuilder& b) {
   Dim batch = 1;
   const auto rank = x.shape.size();
   for (size_t i = 0; i + 2 < rank; ++i) batch = batch * x.shape[i];
-  HostArgs(b).value(op.operand(0)).integer(batch).integer(x.shape[rank - 2]).integer(x.shape[rank - 1])
-      .integer(dtype_bytes(x.dtype)).value(op.result()).call("transpose");
+  HostArgs(b)
+      .value(op.operand(0))
+      .integer(batch)
+      .integer(x.shape[rank - 2])
+      .integer(x.shape[rank - 1])
+      .integer(dtype_bytes(x.dtype))
+      .value(op.result())
+      .call("transpose");
 }
 
 /// Parameters may have any float type here, unlike step values.
@@ -118,8 +187,14 @@ bool supports_dummy(const Op& op, const Context& c) {
 }
 void emit_dummy(const Op& op, StepBuilder& b) {
   const auto& a = op.as<ir::DummyAttrs>();
-  HostArgs(b).value(op.result()).integer(static_cast<int64_t>(a.dtype)).integer(op.result()->type.elements())
-      .integer(a.seed).real(a.mean).real(a.stddev).call("dummy");
+  HostArgs(b)
+      .value(op.result())
+      .integer(static_cast<int64_t>(a.dtype))
+      .integer(op.result()->type.elements())
+      .integer(a.seed)
+      .real(a.mean)
+      .real(a.stddev)
+      .call("dummy");
 }
 
 void emit_sample(const Op& op, StepBuilder& b) {

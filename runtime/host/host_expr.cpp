@@ -76,8 +76,11 @@ HostExpr HostExpr::compile(std::string_view text) { return compile(Expr::parse(t
 
 HostExpr HostExpr::compile(const Expr& expr) {
   if (!supports(expr)) {
-    plan_error("expression '{}' is not one that a host kernel computes: its variables must be acc, gate, up or "
-               "x0..x{}, and it may hold {} values at once", expr.to_string(), kMaxHostOperands - 1, kMaxDepth);
+    plan_error(
+        "expression '{}' is not one that a host kernel computes: its variables must be acc, gate, "
+        "up or "
+        "x0..x{}, and it may hold {} values at once",
+        expr.to_string(), kMaxHostOperands - 1, kMaxDepth);
   }
   HostExpr out;
   out.form_ = form_of(expr.to_string());
@@ -110,7 +113,9 @@ void HostExpr::evaluate(const float* const* inputs, int n, float* out) const {
   for (const Node& node : nodes_) {
     switch (node.kind) {
       case Kind::input: stack[top++] = inputs[node.index]; break;
-      case Kind::constant: stack[top++] = constants_.data() + static_cast<ptrdiff_t>(node.block) * kBlock; break;
+      case Kind::constant:
+        stack[top++] = constants_.data() + static_cast<ptrdiff_t>(node.block) * kBlock;
+        break;
       case Kind::unary: {
         float* to = blocks[top - 1];
         v.unary[node.index](to, stack[top - 1], n);

@@ -1,4 +1,5 @@
-// Name -> function of the host kernels. Entry point: find_host_kernel. Test: tests/runtime/host/registry_test.cpp.
+// Name -> function of the host kernels. Entry point: find_host_kernel. Test:
+// tests/runtime/host/registry_test.cpp.
 #include <array>
 
 #include "runtime/host/host.h"

@@ -6,10 +6,16 @@
 
 namespace shunt::host {
 
-namespace baseline { extern const Simd kSimd; }
+namespace baseline {
+extern const Simd kSimd;
+}
 #if defined(__x86_64__)
-namespace avx2 { extern const Simd kSimd; }
-namespace avx512 { extern const Simd kSimd; }
+namespace avx2 {
+extern const Simd kSimd;
+}
+namespace avx512 {
+extern const Simd kSimd;
+}
 #endif
 
 namespace {

@@ -1,6 +1,7 @@
-// Fork-join by one atomic ticket: (loop number, chunks left). Claiming is a compare-and-swap, so a claim can only
-// succeed for the loop whose ticket was read, and the caller leaves the loop only when every claimed chunk is done.
-// Entry point: ThreadPool::parallel_for. Tests: tests/runtime/host/thread_pool_test.cpp (also run under TSan).
+// Fork-join by one atomic ticket: (loop number, chunks left). Claiming is a compare-and-swap, so a
+// claim can only succeed for the loop whose ticket was read, and the caller leaves the loop only
+// when every claimed chunk is done. Entry point: ThreadPool::parallel_for. Tests:
+// tests/runtime/host/thread_pool_test.cpp (also run under TSan).
 #include "runtime/host/thread_pool.h"
 
 #include <sched.h>
@@ -33,9 +34,10 @@ int ThreadPool::default_threads() {
 
 ThreadPool::ThreadPool(int threads) {
   if (threads <= 0) threads = default_threads();
-  scratch_.resize(static_cast<size_t>(threads) + 1);
+  scratch_.resize(static_cast<size_t>(threads) + 2);
   workers_.reserve(static_cast<size_t>(threads) - 1);
-  for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { work(worker); });
+  for (int worker = 1; worker < threads; ++worker)
+    workers_.emplace_back([this, worker] { work(worker); });
 }
 
 ThreadPool::~ThreadPool() {
@@ -48,9 +50,10 @@ ThreadPool::~ThreadPool() {
 }
 
 void* ThreadPool::scratch(int worker, size_t bytes) {
-  Scratch& mine = scratch_[static_cast<size_t>(worker + 1)];
+  Scratch& mine = scratch_[static_cast<size_t>(worker + 2)];
   if (mine.bytes < bytes) {
-    mine.memory.reset();  // first: the contents need not survive, and two at once would double the peak
+    mine.memory
+        .reset();  // first: the contents need not survive, and two at once would double the peak
     mine.memory.reset(new std::byte[bytes + 64]);
     mine.bytes = bytes;
   }
@@ -67,7 +70,8 @@ void ThreadPool::run(int64_t chunks, Call call, void* context) {
   done_.store(0, std::memory_order_relaxed);
   const uint64_t loop = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
   ticket_.store(loop << 32 | static_cast<uint64_t>(chunks), std::memory_order_seq_cst);
-  // A worker counts itself as a sleeper before its last look at the ticket: one of us sees the other.
+  // A worker counts itself as a sleeper before its last look at the ticket: one of us sees the
+  // other.
   if (sleepers_.load(std::memory_order_seq_cst) > 0) {
     std::lock_guard lock(mutex_);
     wake_.notify_all();

@@ -1,4 +1,5 @@
-// A fork-join pool for host kernels: the caller and its workers share out the chunks of one loop at a time.
+// A fork-join pool for host kernels: the caller and its workers share out the chunks of one loop at
+// a time.
 #pragma once
 
 #include <atomic>
@@ -13,12 +14,14 @@
 
 namespace shunt {
 
-/// Workers spin for some tens of microseconds after a loop (the gap between two steps of a decode is shorter), then
-/// sleep. A worker that is late, asleep or descheduled is not waited for: whoever is awake takes the chunks.
-/// One loop at a time: parallel_for must be called by one thread, and not from inside a chunk.
+/// Workers spin for some tens of microseconds after a loop (the gap between two steps of a decode
+/// is shorter), then sleep. A worker that is late, asleep or descheduled is not waited for: whoever
+/// is awake takes the chunks. One loop at a time: parallel_for must be called by one thread, and
+/// not from inside a chunk.
 class ThreadPool {
  public:
-  /// `threads` counts the caller; 1 starts no thread and runs everything inline. 0: default_threads().
+  /// `threads` counts the caller; 1 starts no thread and runs everything inline. 0:
+  /// default_threads().
   explicit ThreadPool(int threads = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -28,8 +31,9 @@ class ThreadPool {
   static int default_threads();
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /// Calls f(chunk, worker) for every chunk in [0, chunks), in any order, and returns when all have returned.
-  /// `worker` is in [0, threads()): no two chunks with the same worker run at once. f must not throw.
+  /// Calls f(chunk, worker) for every chunk in [0, chunks), in any order, and returns when all have
+  /// returned. `worker` is in [0, threads()): no two chunks with the same worker run at once. f
+  /// must not throw.
   template <class F>
   void parallel_for(int64_t chunks, F&& f) {
     if (chunks <= 1 || workers_.empty()) {
@@ -37,13 +41,17 @@ class ThreadPool {
       return;
     }
     using Function = std::remove_reference_t<F>;
-    run(chunks, [](void* context, int64_t chunk, int worker) noexcept {
-      (*static_cast<Function*>(context))(chunk, worker);
-    }, const_cast<void*>(static_cast<const void*>(&f)));
+    run(
+        chunks,
+        [](void* context, int64_t chunk, int worker) noexcept {
+          (*static_cast<Function*>(context))(chunk, worker);
+        },
+        const_cast<void*>(static_cast<const void*>(&f)));
   }
 
-  /// 64-byte aligned memory of one worker, or (worker = -1) of the caller outside parallel_for; valid until the next
-  /// request for the same worker. Grows to the largest request and stays; contents are undefined.
+  /// 64-byte aligned memory of one worker, or (worker = -1 and -2: two pieces) of the caller
+  /// outside parallel_for; valid until the next request for the same worker. Grows to the largest
+  /// request and stays; contents are undefined.
   void* scratch(int worker, size_t bytes);
 
  private:
@@ -62,8 +70,8 @@ class ThreadPool {
 
   static constexpr uint64_t kCountMask = 0xffffffffu;
 
-  // High half: number of the loop; low half: chunks not yet claimed. One word, so that a late worker cannot claim a
-  // chunk of the next loop with the function of this one.
+  // High half: number of the loop; low half: chunks not yet claimed. One word, so that a late
+  // worker cannot claim a chunk of the next loop with the function of this one.
   alignas(64) std::atomic<uint64_t> ticket_{0};
   alignas(64) std::atomic<int64_t> done_{0};
   alignas(64) std::atomic<int> sleepers_{0};

@@ -1,10 +1,12 @@
-// The one list of host kernels: what the `cpu` target's launches may name. codegen emits these names, runtime/host
-// implements every one (a missing implementation is a link error), the session finds them by name when it loads a plan.
+// The one list of host kernels: what the `cpu` target's launches may name. codegen emits these
+// names, runtime/host implements every one (a missing implementation is a link error), the session
+// finds them by name when it loads a plan.
 //
-// Each line gives a kernel's exact argument list, in order. Pointers are buffers or states, T S R and other capitals
-// are integers (i64), `dtype` is the integer value of shunt::DType, [n] after a group means "n times". Activations,
-// KV state and logits are float32; a pointer with a dtype beside it is a weight: bf16, f16 or f32. `|null` may be
-// absent. An operand group "(p, dtype, mode)" is an extra operand of an expression, see HostOperandMode.
+// Each line gives a kernel's exact argument list, in order. Pointers are buffers or states, T S R
+// and other capitals are integers (i64), `dtype` is the integer value of shunt::DType, [n] after a
+// group means "n times". Activations, KV state and logits are float32; a pointer with a dtype
+// beside it is a weight: bf16, f16 or f32. `|null` may be absent. An operand group "(p, dtype,
+// mode)" is an extra operand of an expression, see HostOperandMode.
 #pragma once
 
 #include <array>
@@ -79,8 +81,8 @@ enum class HostOperandMode : int {
 /// More extra operands than this are not supported by the host kernels (codegen checks).
 inline constexpr int kMaxHostOperands = 8;
 
-/// Values of the enum attributes, as the integers that host kernels take (the order of ir/attrs.h, which codegen
-/// asserts).
+/// Values of the enum attributes, as the integers that host kernels take (the order of ir/attrs.h,
+/// which codegen asserts).
 enum class HostNorm : int { rms, layer };
 enum class HostScore : int { softmax, sigmoid, sqrt_softplus, identity };
 enum class HostRouteNorm : int { none, sum, softmax };

@@ -17,7 +17,9 @@ class Args {
   ~Args() = default;
 
   template <class T>
-  T* pointer() { return static_cast<T*>(next().p); }
+  T* pointer() {
+    return static_cast<T*>(next().p);
+  }
   const float* floats() { return pointer<const float>(); }
   const int32_t* ints() { return pointer<const int32_t>(); }
   int64_t integer() { return next().i; }
@@ -26,7 +28,9 @@ class Args {
   const HostExpr* expr() { return next().e; }
   DType dtype() { return static_cast<DType>(next().i); }
   template <class E>
-  E choice() { return static_cast<E>(next().i); }
+  E choice() {
+    return static_cast<E>(next().i);
+  }
   /// Call after the last one.
   void done() const {
     SHUNT_CHECK(at_ == slots_.size(), "a host kernel read {} of {} arguments", at_, slots_.size());
@@ -75,7 +79,8 @@ struct RowRange {
 inline RowRange chunk_rows(int64_t chunk, int64_t size, int64_t rows) {
   return {chunk * size, std::min(rows, (chunk + 1) * size)};
 }
-/// Rows a chunk: enough work (in floats touched) to be worth a hand-over, and some chunks a thread for balance.
+/// Rows a chunk: enough work (in floats touched) to be worth a hand-over, and some chunks a thread
+/// for balance.
 inline int64_t rows_per_chunk(int64_t rows, int64_t floats_per_row, const ThreadPool& pool) {
   constexpr int64_t kFloats = 16384;  // a few microseconds
   const int64_t least = ceil_div(kFloats, std::max<int64_t>(1, floats_per_row));

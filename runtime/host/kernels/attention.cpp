@@ -1,8 +1,8 @@
 // Host kernel attention: paged, causal, with window, chunk, softcap and sinks.
-// A task is some queries of one sequence and one KV head (all query heads that share it: "lanes"). Few lanes (decode):
-// scores by dot products, one softmax over the whole context. Many (prefill): queries side by side in vector lanes,
-// keys and values in blocks of a page, an online softmax, so that both products are matrix products.
-// Test: tests/runtime/host/attention_test.cpp.
+// A task is some queries of one sequence and one KV head (all query heads that share it: "lanes").
+// Few lanes (decode): scores by dot products, one softmax over the whole context. Many (prefill):
+// queries side by side in vector lanes, keys and values in blocks of a page, an online softmax, so
+// that both products are matrix products. Test: tests/runtime/host/attention_test.cpp.
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -18,17 +18,17 @@ constexpr int64_t kMaxLanes = 64;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 struct Attention {
-  const float* q;            // [T, heads, d]
+  const float* q;  // [T, heads, d]
   const int32_t* seq_starts;
   const int32_t* kv_lens;
   Pages pages;
-  const float* k;            // rows [kv_heads, d]
-  const float* v;            // rows [kv_heads, dv]
-  Weight sinks;              // [heads] or none
+  const float* k;  // rows [kv_heads, d]
+  const float* v;  // rows [kv_heads, dv]
+  Weight sinks;    // [heads] or none
   int64_t sequences, heads, kv_heads, d, dv;
   float scale, softcap;
   int64_t window, chunk;
-  float* out;                // [T, heads * dv]
+  float* out;  // [T, heads * dv]
 
   int64_t group() const { return heads / kv_heads; }
   /// Keys [lo, hi) visible to a query at `position`.
@@ -43,7 +43,8 @@ struct Attention {
   }
 };
 
-/// Lanes [first, first + lanes) of one sequence and KV head; lane = query * group + head within the group.
+/// Lanes [first, first + lanes) of one sequence and KV head; lane = query * group + head within the
+/// group.
 struct Task {
   int32_t sequence, kv_head;
   int64_t first, lanes;
@@ -75,7 +76,8 @@ struct Lanes {
   }
 };
 
-/// Calls f(first key, keys, row of state) for the pieces of [begin, end) that lie in one page, kKeyBlock at most.
+/// Calls f(first key, keys, row of state) for the pieces of [begin, end) that lie in one page,
+/// kKeyBlock at most.
 template <class F>
 void for_key_blocks(const Attention& a, int64_t sequence, int64_t begin, int64_t end, F&& f) {
   while (begin < end) {
@@ -95,8 +97,8 @@ void cap_scores(const Attention& a, float* s, int64_t n) {  // s is score / soft
 float score_scale(const Attention& a) { return a.softcap > 0 ? a.scale / a.softcap : a.scale; }
 
 /// Rows of V as a panel whose width is a multiple of the vector: in place, or copied to `padded`.
-const float* value_panel(const Attention& a, int64_t row, int64_t kv_head, int64_t keys, float* padded, int64_t width,
-                         int64_t* ld) {
+const float* value_panel(const Attention& a, int64_t row, int64_t kv_head, int64_t keys,
+                         float* padded, int64_t width, int64_t* ld) {
   const float* v = a.v + (row * a.kv_heads + kv_head) * a.dv;
   *ld = a.kv_heads * a.dv;
   if (width == a.dv) return v;
@@ -119,17 +121,21 @@ struct FewScratch {
   }
 };
 
-void few_scores(const Attention& a, const Task& task, const Lanes& lanes, float* scores, int64_t ld) {
+void few_scores(const Attention& a, const Task& task, const Lanes& lanes, float* scores,
+                int64_t ld) {
   const Simd& v = simd();
   const float* rows[kFewLanes];
-  for (int64_t i = 0; i < task.lanes; ++i) rows[i] = a.q + (lanes.token[i] * a.heads + lanes.head[i]) * a.d;
-  for_key_blocks(a, task.sequence, lanes.first_key, lanes.last_key, [&](int64_t key, int64_t n, int64_t row) {
-    const float* k = a.k + (row * a.kv_heads + task.kv_head) * a.d;
-    for (int64_t i = 0; i < task.lanes; i += v.dot_rows) {
-      const int count = static_cast<int>(std::min<int64_t>(v.dot_rows, task.lanes - i));
-      v.dot(rows + i, count, k, DType::f32, a.kv_heads * a.d, n, a.d, scores + i * ld + key - lanes.first_key, ld);
-    }
-  });
+  for (int64_t i = 0; i < task.lanes; ++i)
+    rows[i] = a.q + (lanes.token[i] * a.heads + lanes.head[i]) * a.d;
+  for_key_blocks(
+      a, task.sequence, lanes.first_key, lanes.last_key, [&](int64_t key, int64_t n, int64_t row) {
+        const float* k = a.k + (row * a.kv_heads + task.kv_head) * a.d;
+        for (int64_t i = 0; i < task.lanes; i += v.dot_rows) {
+          const int count = static_cast<int>(std::min<int64_t>(v.dot_rows, task.lanes - i));
+          v.dot(rows + i, count, k, DType::f32, a.kv_heads * a.d, n, a.d,
+                scores + i * ld + key - lanes.first_key, ld);
+        }
+      });
 }
 
 /// Scores of one lane to probabilities, zero outside what it sees.
@@ -160,20 +166,21 @@ void run_few(const Attention& a, const Task& task, ThreadPool& pool, int worker)
   few_scores(a, task, lanes, scores, layout.context);
   for (int64_t i = 0; i < task.lanes; ++i) few_softmax(a, lanes, i, scores + i * layout.context);
   std::fill_n(sums, task.lanes * layout.width, 0.0f);
-  for_key_blocks(a, task.sequence, lanes.first_key, lanes.last_key, [&](int64_t key, int64_t n, int64_t row) {
-    int64_t ld;
-    const float* values = value_panel(a, row, task.kv_head, n, padded, layout.width, &ld);
-    for (int64_t c = 0; c < layout.width; c += 4 * v.lanes) {
-      const int vectors = static_cast<int>(std::min<int64_t>(4, (layout.width - c) / v.lanes));
-      // Three vectors are a panel of their own only where the table has it.
-      const int step = vectors == 3 && v.panel_vectors < 3 ? 2 : vectors;
-      for (int at = 0; at < vectors; at += step) {
-        const int64_t column = c + at * v.lanes;
-        v.gemm(scores + key - lanes.first_key, layout.context, 1, task.lanes, values + column, ld,
-               std::min(step, vectors - at), n, sums + column, layout.width, true);
-      }
-    }
-  });
+  for_key_blocks(
+      a, task.sequence, lanes.first_key, lanes.last_key, [&](int64_t key, int64_t n, int64_t row) {
+        int64_t ld;
+        const float* values = value_panel(a, row, task.kv_head, n, padded, layout.width, &ld);
+        for (int64_t c = 0; c < layout.width; c += 4 * v.lanes) {
+          const int vectors = static_cast<int>(std::min<int64_t>(4, (layout.width - c) / v.lanes));
+          // Three vectors are a panel of their own only where the table has it.
+          const int step = vectors == 3 && v.panel_vectors < 3 ? 2 : vectors;
+          for (int at = 0; at < vectors; at += step) {
+            const int64_t column = c + at * v.lanes;
+            v.gemm(scores + key - lanes.first_key, layout.context, 1, task.lanes, values + column,
+                   ld, std::min(step, vectors - at), n, sums + column, layout.width, true);
+          }
+        }
+      });
   for (int64_t i = 0; i < task.lanes; ++i) {
     std::memcpy(a.out + (lanes.token[i] * a.heads + lanes.head[i]) * a.dv, sums + i * layout.width,
                 static_cast<size_t>(a.dv) * sizeof(float));
@@ -190,7 +197,8 @@ struct ManyScratch {
 };
 
 /// qt[d, width] = scaled queries of the task, one a lane.
-void pack_queries(const Attention& a, const Task& task, const Lanes& lanes, int64_t width, float* qt) {
+void pack_queries(const Attention& a, const Task& task, const Lanes& lanes, int64_t width,
+                  float* qt) {
   const float scale = score_scale(a);
   std::fill_n(qt, a.d * width, 0.0f);
   for (int64_t i = 0; i < task.lanes; ++i) {
@@ -199,7 +207,8 @@ void pack_queries(const Attention& a, const Task& task, const Lanes& lanes, int6
   }
 }
 
-void mask_block(const Task& task, const Lanes& lanes, int64_t key, int64_t keys, int64_t width, float* s) {
+void mask_block(const Task& task, const Lanes& lanes, int64_t key, int64_t keys, int64_t width,
+                float* s) {
   for (int64_t j = 0; j < keys; ++j) {
     for (int64_t i = 0; i < task.lanes; ++i) {
       if (key + j < lanes.lo[i] || key + j >= lanes.hi[i]) s[j * width + i] = kNone;
@@ -225,15 +234,17 @@ void run_many(const Attention& a, const Task& task, ThreadPool& pool, int worker
     top[i] = sink ? a.sink(lanes.head[i]) : kNone;
     total[i] = sink ? 1.0f : 0.0f;
   }
-  for_key_blocks(a, task.sequence, lanes.first_key, lanes.last_key, [&](int64_t key, int64_t n, int64_t row) {
-    const float* k = a.k + (row * a.kv_heads + task.kv_head) * a.d;
-    v.gemm(k, a.kv_heads * a.d, 1, n, qt, width, vectors, a.d, s, width, false);
-    if (a.softcap > 0) cap_scores(a, s, n * width);
-    if (key < lanes.all_from || key + n > lanes.all_to) mask_block(task, lanes, key, n, width, s);
-    v.softmax_block(s, n, vectors, top, total, o, a.dv);
-    const float* values = a.v + (row * a.kv_heads + task.kv_head) * a.dv;
-    v.gemm(values, 1, a.kv_heads * a.dv, a.dv, s, width, vectors, n, o, width, true);
-  });
+  for_key_blocks(a, task.sequence, lanes.first_key, lanes.last_key,
+                 [&](int64_t key, int64_t n, int64_t row) {
+                   const float* k = a.k + (row * a.kv_heads + task.kv_head) * a.d;
+                   v.gemm(k, a.kv_heads * a.d, 1, n, qt, width, vectors, a.d, s, width, false);
+                   if (a.softcap > 0) cap_scores(a, s, n * width);
+                   if (key < lanes.all_from || key + n > lanes.all_to)
+                     mask_block(task, lanes, key, n, width, s);
+                   v.softmax_block(s, n, vectors, top, total, o, a.dv);
+                   const float* values = a.v + (row * a.kv_heads + task.kv_head) * a.dv;
+                   v.gemm(values, 1, a.kv_heads * a.dv, a.dv, s, width, vectors, n, o, width, true);
+                 });
   for (int64_t i = 0; i < task.lanes; ++i) {
     float* out = a.out + (lanes.token[i] * a.heads + lanes.head[i]) * a.dv;
     const float inverse = total[i] > 0 ? 1.0f / total[i] : 0.0f;
@@ -288,8 +299,10 @@ void check(const Attention& a, int64_t tokens) {
   const int64_t capacity = a.pages.tables_width * a.pages.page_size;
   for (int64_t s = 0; s < a.sequences; ++s) {
     const int64_t fresh = a.seq_starts[s + 1] - a.seq_starts[s];
-    SHUNT_CHECK(fresh >= 0 && a.seq_starts[s + 1] <= tokens && a.kv_lens[s] >= fresh && a.kv_lens[s] <= capacity,
-                "sequence {} has {} new tokens of {}, in pages for {}", s, fresh, a.kv_lens[s], capacity);
+    SHUNT_CHECK(fresh >= 0 && a.seq_starts[s + 1] <= tokens && a.kv_lens[s] >= fresh &&
+                    a.kv_lens[s] <= capacity,
+                "sequence {} has {} new tokens of {}, in pages for {}", s, fresh, a.kv_lens[s],
+                capacity);
   }
 }
 

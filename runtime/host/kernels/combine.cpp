@@ -1,4 +1,5 @@
-// Host kernel combine_routes: the weighted sum of a token's routes. Test: tests/runtime/host/combine_test.cpp.
+// Host kernel combine_routes: the weighted sum of a token's routes. Test:
+// tests/runtime/host/combine_test.cpp.
 #include <cstring>
 
 #include "runtime/host/kernels/args.h"

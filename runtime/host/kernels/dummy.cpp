@@ -1,5 +1,5 @@
-// Host kernel dummy: normal numbers of a counter-based generator, so that element i depends on (seed, i) alone.
-// Test: tests/runtime/host/rows_test.cpp.
+// Host kernel dummy: normal numbers of a counter-based generator, so that element i depends on
+// (seed, i) alone. Test: tests/runtime/host/rows_test.cpp.
 #include <cmath>
 
 #include "runtime/host/kernels/args.h"
@@ -14,7 +14,8 @@ uint64_t splitmix64(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-/// Box and Muller over two uniforms of 24 bits; the formula every target uses (ir/reference/load.cpp).
+/// Box and Muller over two uniforms of 24 bits; the formula every target uses
+/// (ir/reference/load.cpp).
 float normal(uint64_t seed, uint64_t i) {
   const uint64_t a = splitmix64(seed * 0x9e3779b97f4a7c15u + i);
   const uint64_t b = splitmix64(a);
@@ -34,8 +35,8 @@ void dummy(std::span<const HostSlot> slots, ThreadPool& pool) {
   const float mean = args.real();
   const float stddev = args.real();
   args.done();
-  SHUNT_CHECK(dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16, "dummy values of {}",
-              dtype_name(dtype));
+  SHUNT_CHECK(dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16,
+              "dummy values of {}", dtype_name(dtype));
   constexpr int64_t kPiece = 4096;
   for_rows(pool, ceil_div(n, kPiece), kPiece, [&](int64_t piece, int) {
     const RowRange range = chunk_rows(piece, kPiece, n);
@@ -44,7 +45,8 @@ void dummy(std::span<const HostSlot> slots, ThreadPool& pool) {
       if (dtype == DType::f32) {
         static_cast<float*>(out)[i] = value;
       } else {
-        static_cast<uint16_t*>(out)[i] = dtype == DType::bf16 ? bf16_from_f32(value) : f16_from_f32(value);
+        static_cast<uint16_t*>(out)[i] =
+            dtype == DType::bf16 ? bf16_from_f32(value) : f16_from_f32(value);
       }
     }
   });

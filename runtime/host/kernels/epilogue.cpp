@@ -7,7 +7,8 @@ namespace shunt::host {
 
 void read_extras(Args& args, Epilogue& epilogue) {
   epilogue.count = static_cast<int>(args.integer());
-  SHUNT_CHECK(epilogue.count >= 0 && epilogue.count <= kMaxHostOperands, "{} extra operands", epilogue.count);
+  SHUNT_CHECK(epilogue.count >= 0 && epilogue.count <= kMaxHostOperands, "{} extra operands",
+              epilogue.count);
   for (int i = 0; i < epilogue.count; ++i) {
     epilogue.extras[static_cast<size_t>(i)].value = read_weight(args);
     epilogue.extras[static_cast<size_t>(i)].mode = args.choice<HostOperandMode>();
@@ -32,8 +33,8 @@ const float* Epilogue::extra(int index, int64_t row, int64_t expert, int64_t col
   return nullptr;
 }
 
-void Epilogue::apply(int64_t row, int64_t expert, int64_t column, int64_t n, const float* acc, const float* up,
-                     float* out) const {
+void Epilogue::apply(int64_t row, int64_t expert, int64_t column, int64_t n, const float* acc,
+                     const float* up, float* out) const {
   const auto form = expr == nullptr ? HostExpr::Form::identity : expr->form();
   if (form == HostExpr::Form::identity) {
     if (out != acc) std::memcpy(out, acc, static_cast<size_t>(n) * sizeof(float));
@@ -47,9 +48,11 @@ void Epilogue::apply(int64_t row, int64_t expert, int64_t column, int64_t n, con
     const int64_t part = std::min<int64_t>(n - at, HostExpr::kBlock);
     inputs[0] = acc == nullptr ? nullptr : acc + at;
     inputs[1] = up == nullptr ? nullptr : up + at;
-    for (int i = 0; i < count; ++i) inputs[HostExpr::kExtras + i] = extra(i, row, expert, column + at, part, buffers[i]);
+    for (int i = 0; i < count; ++i)
+      inputs[HostExpr::kExtras + i] = extra(i, row, expert, column + at, part, buffers[i]);
     if (form == HostExpr::Form::acc_plus_x0) {
-      simd().binary[static_cast<int>(Binary::add)](out + at, inputs[0], inputs[HostExpr::kExtras], part);
+      simd().binary[static_cast<int>(Binary::add)](out + at, inputs[0], inputs[HostExpr::kExtras],
+                                                   part);
     } else {
       expr->evaluate(inputs, static_cast<int>(part), out + at);
     }

@@ -11,17 +11,17 @@ namespace {
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 struct Gate {
-  Weight selection_bias;          // [experts] or none
-  const int32_t* forced;          // [T, k] or nullptr
+  Weight selection_bias;  // [experts] or none
+  const int32_t* forced;  // [T, k] or nullptr
   int64_t tokens, experts, k;
   HostScore score;
   HostRouteNorm norm;
   float norm_eps, scale;
   int64_t groups, keep_groups;
   HostGroupScore group_score;
-  float* w;                       // [T, k]
-  int32_t* ids;                   // [T, k]
-  const float* bias = nullptr;    // selection_bias as float32
+  float* w;                     // [T, k]
+  int32_t* ids;                 // [T, k]
+  const float* bias = nullptr;  // selection_bias as float32
 
   /// Floats that row() needs: scores, and what the choice goes by.
   int64_t scratch_floats() const { return 2 * experts + 2 * groups; }
@@ -48,7 +48,9 @@ void Gate::scores(const float* logits, float* s) const {
         s[e] = std::sqrt(std::max(x, 0.0f) + std::log1p(std::exp(-std::fabs(x))));
       }
       return;
-    case HostScore::identity: std::memcpy(s, logits, static_cast<size_t>(experts) * sizeof(float)); return;
+    case HostScore::identity:
+      std::memcpy(s, logits, static_cast<size_t>(experts) * sizeof(float));
+      return;
   }
 }
 
@@ -89,18 +91,19 @@ void Gate::mask_groups(float* choose, float* group_best) const {
 }
 
 void Gate::weights(const float* logits, const float* s, const int32_t* id, float* weight) const {
-  for (int64_t j = 0; j < k; ++j) weight[j] = s[id[j]];
+  // A forced route may be dropped (-1): it has no weight.
+  for (int64_t j = 0; j < k; ++j) weight[j] = id[j] < 0 ? 0.0f : s[id[j]];
   float divide = 1;
   if (norm == HostRouteNorm::sum) {
-    divide = norm_eps;
     float sum = 0;
     for (int64_t j = 0; j < k; ++j) sum += weight[j];
-    divide += sum;
+    divide = sum + norm_eps;
   } else if (norm == HostRouteNorm::softmax) {
     float top = kNone;
-    for (int64_t j = 0; j < k; ++j) top = std::max(top, logits[id[j]]);
+    for (int64_t j = 0; j < k; ++j) top = id[j] < 0 ? top : std::max(top, logits[id[j]]);
     divide = 0;
-    for (int64_t j = 0; j < k; ++j) divide += weight[j] = std::exp(logits[id[j]] - top);
+    for (int64_t j = 0; j < k; ++j)
+      divide += weight[j] = id[j] < 0 ? 0.0f : std::exp(logits[id[j]] - top);
   }
   for (int64_t j = 0; j < k; ++j) weight[j] = weight[j] / divide * scale;
 }
@@ -147,7 +150,7 @@ Gate read_gate(Args& args) {
   for (int64_t t = 0; g.forced != nullptr && t < g.tokens; ++t) {
     if (g.forced[t * g.k] < 0) continue;
     for (int64_t j = t * g.k; j < (t + 1) * g.k; ++j) {
-      SHUNT_CHECK(g.forced[j] >= 0 && g.forced[j] < g.experts, "forced expert {} of {}", g.forced[j], g.experts);
+      SHUNT_CHECK(g.forced[j] < g.experts, "forced expert {} of {}", g.forced[j], g.experts);
     }
   }
   return g;
@@ -160,9 +163,9 @@ struct NormRouter {
   Weight norm, router, router_bias;
   int64_t tokens, h;
   float eps, shift;
-  float* sum;     // [T, h]
-  float* normed;  // [T, h]
-  float* logits;  // [T, experts]
+  float* sum;                          // [T, h]
+  float* normed;                       // [T, h]
+  float* logits;                       // [T, experts]
   const float* norm_weight = nullptr;  // as float32
   const float* bias = nullptr;
 
@@ -195,7 +198,8 @@ void topk_gate(std::span<const HostSlot> slots, ThreadPool& pool) {
   const float* logits = args.floats();  // [T, E]
   Gate gate = read_gate(args);
   if (gate.selection_bias) {
-    auto* buffer = static_cast<float*>(pool.scratch(-1, static_cast<size_t>(gate.experts) * sizeof(float)));
+    auto* buffer =
+        static_cast<float*>(pool.scratch(-1, static_cast<size_t>(gate.experts) * sizeof(float)));
     gate.bias = gate.selection_bias.floats(0, gate.experts, buffer);
   }
   for_rows(pool, gate.tokens, gate.experts * (gate.k + 8), [&](int64_t t, int worker) {
@@ -222,7 +226,8 @@ void norm_gate(std::span<const HostSlot> slots, ThreadPool& pool) {
   Gate gate = read_gate(args);
 
   const int64_t h = router.h, experts = gate.experts;
-  auto* buffer = static_cast<float*>(pool.scratch(-1, static_cast<size_t>(h + 2 * experts) * sizeof(float)));
+  auto* buffer =
+      static_cast<float*>(pool.scratch(-1, static_cast<size_t>(h + 2 * experts) * sizeof(float)));
   router.norm_weight = router.norm.floats(0, h, buffer);
   if (router.router_bias) router.bias = router.router_bias.floats(0, experts, buffer + h);
   if (gate.selection_bias) gate.bias = gate.selection_bias.floats(0, experts, buffer + h + experts);

@@ -1,4 +1,5 @@
-// Host kernels linear, routed_linear, grouped_linear and route_sort. Test: tests/runtime/host/linear_test.cpp.
+// Host kernels linear, routed_linear, grouped_linear and route_sort. Test:
+// tests/runtime/host/linear_test.cpp.
 #include <cstring>
 
 #include "runtime/host/kernels/matmul.h"
@@ -6,7 +7,8 @@
 namespace shunt::host {
 namespace {
 
-/// Stable sort of routes by expert: offsets[experts + 1], then rows[m]; dropped routes (id < 0) come last.
+/// Stable sort of routes by expert: offsets[experts + 1], then rows[m]; dropped routes (id < 0)
+/// come last.
 void sort_routes(const int32_t* ids, int64_t m, int64_t experts, int32_t* offsets, int32_t* rows) {
   std::fill_n(offsets, experts + 1, 0);
   for (int64_t r = 0; r < m; ++r) {
@@ -15,7 +17,8 @@ void sort_routes(const int32_t* ids, int64_t m, int64_t experts, int32_t* offset
   }
   for (int64_t e = 0; e < experts; ++e) offsets[e + 1] += offsets[e];
   int32_t dropped = offsets[experts];
-  // Each offset serves as the expert's cursor, and ends as the next one's start: shifted back afterwards.
+  // Each offset serves as the expert's cursor, and ends as the next one's start: shifted back
+  // afterwards.
   for (int64_t r = 0; r < m; ++r) {
     rows[ids[r] >= 0 ? offsets[ids[r]]++ : dropped++] = static_cast<int32_t>(r);
   }
@@ -26,7 +29,9 @@ void sort_routes(const int32_t* ids, int64_t m, int64_t experts, int32_t* offset
 /// Results of dropped routes are zero, not what was in memory before.
 void clear_rows(const MatmulJob& job, int64_t first) {
   for (int64_t r = first; r < job.rows; ++r) {
-    std::memset(job.out + job.to(r) * job.columns(), 0, static_cast<size_t>(job.columns()) * sizeof(float));
+    if (job.to(r) < 0) continue;  // a sort that leaves dropped rows out
+    std::memset(job.out + job.to(r) * job.columns(), 0,
+                static_cast<size_t>(job.columns()) * sizeof(float));
   }
 }
 
@@ -50,7 +55,7 @@ void linear(std::span<const HostSlot> slots, ThreadPool& pool) {
   job.w = read_weight(args);
   job.rows = args.integer();
   read_rest(args, job);
-  matmul(job, pool, pool.scratch(-1, matmul_scratch_bytes(job, pool)));
+  matmul(job, pool);
 }
 
 void routed_linear(std::span<const HostSlot> slots, ThreadPool& pool) {
@@ -65,18 +70,14 @@ void routed_linear(std::span<const HostSlot> slots, ThreadPool& pool) {
   read_rest(args, job);
   job.scatter = true;
 
-  // Scratch: offsets[groups + 1], rows[rows], then the plan, whose size is known after the sort.
-  const size_t ints = static_cast<size_t>(round_up(job.groups + 1 + job.rows, 16)) * sizeof(int32_t);
-  auto* offsets = static_cast<int32_t*>(pool.scratch(-1, ints));
-  sort_routes(ids, job.rows, job.groups, offsets, offsets + job.groups + 1);
+  auto* offsets = static_cast<int32_t*>(
+      pool.scratch(-2, static_cast<size_t>(job.groups + 1 + job.rows) * sizeof(int32_t)));
+  int32_t* order = offsets + job.groups + 1;
+  sort_routes(ids, job.rows, job.groups, offsets, order);
   job.offsets = offsets;
-  const size_t plan = matmul_scratch_bytes(job, pool);
-  auto* moved = static_cast<int32_t*>(pool.scratch(-1, ints + plan));
-  if (moved != offsets) sort_routes(ids, job.rows, job.groups, moved, moved + job.groups + 1);
-  job.offsets = moved;
-  job.order = moved + job.groups + 1;
-  clear_rows(job, job.offsets[job.groups]);
-  matmul(job, pool, reinterpret_cast<char*>(moved) + ints);
+  job.order = order;
+  clear_rows(job, offsets[job.groups]);
+  matmul(job, pool);
 }
 
 void route_sort(std::span<const HostSlot> slots, ThreadPool&) {
@@ -103,7 +104,7 @@ void grouped_linear(std::span<const HostSlot> slots, ThreadPool& pool) {
   job.groups = static_cast<int>(args.integer());
   read_rest(args, job);
   clear_rows(job, job.offsets[job.groups]);
-  matmul(job, pool, pool.scratch(-1, matmul_scratch_bytes(job, pool)));
+  matmul(job, pool);
 }
 
 }  // namespace shunt::host

@@ -1,7 +1,8 @@
-// Two ways to multiply, by the rows of a group. Few: dot products against the weight as it lies in memory, which is
-// read once. Many: panels of the weight are transposed to float32 and met by register tiles of rows.
-// A list of tasks (group, rows, columns) is made first, so that one parallel loop balances over all groups.
-// Entry point: matmul(). Test: tests/runtime/host/linear_test.cpp. Speed: bench/host_bench.cpp.
+// Two ways to multiply, by the rows of a group. Few: dot products against the weight as it lies in
+// memory, which is read once. Many: panels of the weight are transposed to float32 and met by
+// register tiles of rows. A list of tasks (group, rows, columns) is made first, so that one
+// parallel loop balances over all groups. Entry point: matmul(). Test:
+// tests/runtime/host/linear_test.cpp. Speed: bench/host_bench.cpp.
 #include "runtime/host/kernels/matmul.h"
 
 #include <cstring>
@@ -9,8 +10,8 @@
 namespace shunt::host {
 namespace {
 
-constexpr int64_t kDotMaxRows = 16;    // above, transposing a panel pays
-constexpr int64_t kTaskRows = 240;     // rows of a packed task: its results stay in the second cache
+constexpr int64_t kDotMaxRows = 16;  // above, transposing a panel pays
+constexpr int64_t kTaskRows = 240;   // rows of a packed task: its results stay in the second cache
 constexpr int64_t kTaskColumns = 192;  // result columns of a packed task at most
 constexpr int64_t kDotColumns = 256;   // result columns of a dot task at a time, on the stack
 constexpr int64_t kDepth = 128;        // of a panel: 48 columns of it fit the first cache
@@ -29,7 +30,8 @@ struct Split {
   double total;    // multiply-adds in all
 
   Split(const MatmulJob& job, const ThreadPool& pool) {
-    const int64_t rows = job.offsets == nullptr ? job.rows : job.offsets[job.groups] - job.offsets[0];
+    const int64_t rows =
+        job.offsets == nullptr ? job.rows : job.offsets[job.groups] - job.offsets[0];
     total = static_cast<double>(rows) * static_cast<double>(job.n * job.k);
     wanted = pool.threads() == 1 ? 1 : 4 * pool.threads();
     wanted = std::clamp<int64_t>(static_cast<int64_t>(total / kTaskFlops), 1, wanted);
@@ -59,7 +61,8 @@ void for_each_task(const MatmulJob& job, const ThreadPool& pool, F&& f) {
       int64_t width = round_up(ceil_div(columns, split.pieces(job, rows)), 16);
       if (packed) width = std::min(width, kTaskColumns);
       for (int64_t column = 0; column < columns; column += width) {
-        f(Task{g, static_cast<int32_t>(std::min(width, columns - column)), job.first(g) + row, rows, column});
+        f(Task{g, static_cast<int32_t>(std::min(width, columns - column)), job.first(g) + row, rows,
+               column});
       }
     }
   }
@@ -86,10 +89,11 @@ void run_dot(const MatmulJob& job, const Task& task) {
       const int rows = static_cast<int>(std::min<int64_t>(v.dot_rows, task.rows - row));
       const float* x[8];
       for (int i = 0; i < rows; ++i) x[i] = job.x + job.in(task.row + row + i) * job.k;
-      v.dot(x, rows, weight_row(job, task.group, column), job.w.dtype, job.k, n, job.k, acc[0], kDotColumns);
+      v.dot(x, rows, weight_row(job, task.group, column), job.w.dtype, job.k, n, job.k, acc[0],
+            kDotColumns);
       if (job.glu) {
-        v.dot(x, rows, weight_row(job, task.group, job.n / 2 + column), job.w.dtype, job.k, n, job.k, up[0],
-              kDotColumns);
+        v.dot(x, rows, weight_row(job, task.group, job.n / 2 + column), job.w.dtype, job.k, n,
+              job.k, up[0], kDotColumns);
       }
       for (int i = 0; i < rows; ++i) {
         const int64_t to = job.to(task.row + row + i);
@@ -102,22 +106,23 @@ void run_dot(const MatmulJob& job, const Task& task) {
 
 /// Layout of a worker's scratch for packed tasks, in floats.
 struct PackedScratch {
-  int64_t panel = kDepth * 64;                          // one panel, [kDepth, width]
-  int64_t x = kTaskRows * kDepth;                       // gathered rows, [rows, kDepth]
-  int64_t ldc;                                          // products: task columns (gate, then up), padded
+  int64_t panel = kDepth * 64;     // one panel, [kDepth, width]
+  int64_t x = kTaskRows * kDepth;  // gathered rows, [rows, kDepth]
+  int64_t ldc;                     // products: task columns (gate, then up), padded
   explicit PackedScratch(const MatmulJob& job) : ldc(kTaskColumns * (job.glu ? 2 : 1) + 16) {}
   size_t bytes() const { return static_cast<size_t>(panel + x + kTaskRows * ldc) * sizeof(float); }
 };
 
 /// One depth block of products: rows of `a` against weight rows [first, first + n), to c.
-void run_panels(const MatmulJob& job, const Task& task, int64_t first, int64_t n, int64_t k0, int64_t kc,
-                const float* a, int64_t a_row, float* panel, float* c, int64_t ldc) {
+void run_panels(const MatmulJob& job, const Task& task, int64_t first, int64_t n, int64_t k0,
+                int64_t kc, const float* a, int64_t a_row, float* panel, float* c, int64_t ldc) {
   const Simd& v = simd();
   for (int64_t j = 0; j < n; j += v.lanes * v.panel_vectors) {
     const int64_t here = std::min<int64_t>(n - j, v.lanes * v.panel_vectors);
     const int vectors = static_cast<int>(ceil_div(here, v.lanes));
     const int64_t width = vectors * v.lanes;
-    v.pack(panel, width, weight_row(job, task.group, first + j), job.w.dtype, job.k, k0, kc, here, width);
+    v.pack(panel, width, weight_row(job, task.group, first + j), job.w.dtype, job.k, k0, kc, here,
+           width);
     v.gemm(a, a_row, 1, task.rows, panel, width, vectors, kc, c + j, ldc, k0 > 0);
   }
 }
@@ -128,7 +133,8 @@ void run_packed(const MatmulJob& job, const Task& task, float* scratch) {
   float* panel = scratch;
   float* gathered = panel + layout.panel;
   float* c = gathered + layout.x;
-  const int64_t up = round_up(task.columns, simd().lanes);  // column of c where the up products begin
+  const int64_t up =
+      round_up(task.columns, simd().lanes);  // column of c where the up products begin
   const bool gather = job.divide > 0;
   for (int64_t k0 = 0; k0 < job.k; k0 += kDepth) {
     const int64_t kc = std::min(kDepth, job.k - k0);
@@ -144,25 +150,24 @@ void run_packed(const MatmulJob& job, const Task& task, float* scratch) {
     }
     run_panels(job, task, task.column, task.columns, k0, kc, a, a_row, panel, c, layout.ldc);
     if (job.glu) {
-      run_panels(job, task, job.n / 2 + task.column, task.columns, k0, kc, a, a_row, panel, c + up, layout.ldc);
+      run_panels(job, task, job.n / 2 + task.column, task.columns, k0, kc, a, a_row, panel, c + up,
+                 layout.ldc);
     }
   }
   for (int64_t i = 0; i < task.rows; ++i) {
     const int64_t to = job.to(task.row + i);
     const float* products = c + i * layout.ldc;
-    job.epilogue.apply(to, task.group, task.column, task.columns, products, job.glu ? products + up : nullptr,
+    job.epilogue.apply(to, task.group, task.column, task.columns, products,
+                       job.glu ? products + up : nullptr,
                        job.out + to * job.columns() + task.column);
   }
 }
 
 }  // namespace
 
-size_t matmul_scratch_bytes(const MatmulJob& job, const ThreadPool& pool) {
-  return static_cast<size_t>(count_tasks(job, pool)) * sizeof(Task);
-}
-
-void matmul(const MatmulJob& job, ThreadPool& pool, void* plan) {
-  auto* tasks = static_cast<Task*>(plan);
+void matmul(const MatmulJob& job, ThreadPool& pool) {
+  auto* tasks = static_cast<Task*>(
+      pool.scratch(-1, static_cast<size_t>(count_tasks(job, pool)) * sizeof(Task)));
   int64_t count = 0;
   for_each_task(job, pool, [&](const Task& task) { tasks[count++] = task; });
   if (job.k == 0) SHUNT_CHECK(count == 0, "a matmul over nothing");

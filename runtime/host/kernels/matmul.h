@@ -1,26 +1,28 @@
-// The product behind linear, routed_linear and grouped_linear: groups of rows, each with its own weight.
+// The product behind linear, routed_linear and grouped_linear: groups of rows, each with its own
+// weight.
 #pragma once
 
 #include "runtime/host/kernels/epilogue.h"
 
 namespace shunt::host {
 
-/// Rows are numbered in sorted order: group g has rows [offsets[g], offsets[g+1]). Row r reads input row in(r) and
-/// writes result row to(r).
+/// Rows are numbered in sorted order: group g has rows [offsets[g], offsets[g+1]). Row r reads
+/// input row in(r) and writes result row to(r).
 struct MatmulJob {
-  const float* x = nullptr;        // [.., k]
-  Weight w;                        // [groups, n, k]
+  const float* x = nullptr;  // [.., k]
+  Weight w;                  // [groups, n, k]
   int64_t k = 0;
-  int64_t n = 0;                   // rows of one weight; with glu: gate rows, then as many up rows
+  int64_t n = 0;  // rows of one weight; with glu: gate rows, then as many up rows
   bool glu = false;
   int groups = 1;
   const int32_t* offsets = nullptr;  // [groups + 1]; nullptr: one group of `rows`
   int64_t rows = 0;
-  const int32_t* order = nullptr;  // [rows]: the route that a sorted row stands for; nullptr: the row itself
-  int64_t divide = 0;              // > 0: in(r) = order[r] / divide; 0: in(r) = r
-  bool scatter = false;            // to(r) = order[r]; otherwise r
-  Epilogue epilogue;               // its columns are those of the result
-  float* out = nullptr;            // [rows, columns]
+  const int32_t* order =
+      nullptr;           // [rows]: the route that a sorted row stands for; nullptr: the row itself
+  int64_t divide = 0;    // > 0: in(r) = order[r] / divide; 0: in(r) = r
+  bool scatter = false;  // to(r) = order[r]; otherwise r
+  Epilogue epilogue;     // its columns are those of the result
+  float* out = nullptr;  // [rows, columns]
 
   int64_t columns() const { return glu ? n / 2 : n; }
   int64_t in(int64_t r) const { return divide > 0 ? order[r] / divide : r; }
@@ -29,9 +31,8 @@ struct MatmulJob {
   int64_t last(int g) const { return offsets == nullptr ? rows : offsets[g + 1]; }
 };
 
-/// Bytes of caller scratch that matmul() uses, from the start: what a kernel keeps there itself must lie behind.
-size_t matmul_scratch_bytes(const MatmulJob& job, const ThreadPool& pool);
-/// Computes all groups; `plan` has matmul_scratch_bytes. Sums run in an order that depends on shapes alone.
-void matmul(const MatmulJob& job, ThreadPool& pool, void* plan);
+/// Computes all groups. Uses the scratch of the workers and the caller's -1. Sums run in an order
+/// that depends on shapes alone.
+void matmul(const MatmulJob& job, ThreadPool& pool);
 
 }  // namespace shunt::host

@@ -15,7 +15,8 @@ struct Norm {
 
   /// Converts the weights once a call rather than once a row.
   void prepare(ThreadPool& pool) {
-    auto* buffer = static_cast<float*>(pool.scratch(-1, static_cast<size_t>(2 * n) * sizeof(float)));
+    auto* buffer =
+        static_cast<float*>(pool.scratch(-1, static_cast<size_t>(2 * n) * sizeof(float)));
     w = weight.floats(0, n, buffer);
     if (bias) b = bias.floats(0, n, buffer + n);
   }
@@ -45,7 +46,8 @@ void rms_norm(std::span<const HostSlot> slots, ThreadPool& pool) {
   float* out = args.pointer<float>();
   args.done();
   norm.prepare(pool);
-  for_rows(pool, rows, 2 * norm.n, [&](int64_t r, int) { norm.row(out + r * norm.n, x + r * norm.n); });
+  for_rows(pool, rows, 2 * norm.n,
+           [&](int64_t r, int) { norm.row(out + r * norm.n, x + r * norm.n); });
 }
 
 void layer_norm(std::span<const HostSlot> slots, ThreadPool& pool) {
@@ -62,7 +64,8 @@ void layer_norm(std::span<const HostSlot> slots, ThreadPool& pool) {
   float* out = args.pointer<float>();
   args.done();
   norm.prepare(pool);
-  for_rows(pool, rows, 3 * norm.n, [&](int64_t r, int) { norm.row(out + r * norm.n, x + r * norm.n); });
+  for_rows(pool, rows, 3 * norm.n,
+           [&](int64_t r, int) { norm.row(out + r * norm.n, x + r * norm.n); });
 }
 
 void add_norm(std::span<const HostSlot> slots, ThreadPool& pool) {

@@ -8,7 +8,8 @@
 namespace shunt::host {
 
 /// out[n] = x / sqrt(mean(x^2) + eps) * (weight + shift). out may be x.
-inline void rms_norm_row(float* out, const float* x, const float* weight, float shift, float eps, int64_t n) {
+inline void rms_norm_row(float* out, const float* x, const float* weight, float shift, float eps,
+                         int64_t n) {
   const Simd& v = simd();
   const float mean = v.sum_squares(x, 0.0f, n) / static_cast<float>(n);
   v.scale_weight(out, x, 1.0f / std::sqrt(mean + eps), weight, shift, n);

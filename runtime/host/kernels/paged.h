@@ -1,4 +1,5 @@
-// Where rows of paged state lie: token p of sequence s is row p % page_size of page block_tables[s][p / page_size].
+// Where rows of paged state lie: token p of sequence s is row p % page_size of page
+// block_tables[s][p / page_size].
 #pragma once
 
 #include "runtime/host/kernels/args.h"
@@ -17,9 +18,11 @@ struct Pages {
   }
 };
 
-/// Sequence of token t: the s with seq_starts[s] <= t < seq_starts[s + 1]; -1 for a token behind the last sequence.
+/// Sequence of token t: the s with seq_starts[s] <= t < seq_starts[s + 1]; -1 for a token behind
+/// the last sequence.
 inline int64_t sequence_of(const int32_t* seq_starts, int64_t sequences, int64_t t) {
-  const int32_t* next = std::upper_bound(seq_starts, seq_starts + sequences + 1, static_cast<int32_t>(t));
+  const int32_t* next =
+      std::upper_bound(seq_starts, seq_starts + sequences + 1, static_cast<int32_t>(t));
   return next == seq_starts + sequences + 1 ? -1 : next - seq_starts - 1;
 }
 

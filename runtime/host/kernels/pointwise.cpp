@@ -1,4 +1,5 @@
-// Host kernels pointwise and glu: an expression over rows. Test: tests/runtime/host/pointwise_test.cpp.
+// Host kernels pointwise and glu: an expression over rows. Test:
+// tests/runtime/host/pointwise_test.cpp.
 #include "runtime/host/kernels/epilogue.h"
 
 namespace shunt::host {
@@ -13,7 +14,8 @@ void pointwise(std::span<const HostSlot> slots, ThreadPool& pool) {
   read_extras(args, e);
   // Operands of one shape are one long row, dealt out in pieces.
   bool flat = true;
-  for (int i = 0; i < e.count; ++i) flat = flat && e.extras[static_cast<size_t>(i)].mode == HostOperandMode::full;
+  for (int i = 0; i < e.count; ++i)
+    flat = flat && e.extras[static_cast<size_t>(i)].mode == HostOperandMode::full;
   if (flat) {
     const int64_t total = rows * n;
     n = std::min<int64_t>(total, 2048);
@@ -25,7 +27,8 @@ void pointwise(std::span<const HostSlot> slots, ThreadPool& pool) {
     return;
   }
   e.columns = n;
-  for_rows(pool, rows, n, [&](int64_t row, int) { e.apply(row, 0, 0, n, nullptr, nullptr, out + row * n); });
+  for_rows(pool, rows, n,
+           [&](int64_t row, int) { e.apply(row, 0, 0, n, nullptr, nullptr, out + row * n); });
 }
 
 void glu(std::span<const HostSlot> slots, ThreadPool& pool) {

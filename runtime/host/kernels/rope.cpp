@@ -24,7 +24,8 @@ struct Rotation {
   }
 
   /// One head; out may be x.
-  void rotate(float* out, const float* x, int64_t d, const float* cosines, const float* sines) const {
+  void rotate(float* out, const float* x, int64_t d, const float* cosines,
+              const float* sines) const {
     const int64_t step = interleaved ? 2 : 1;
     const int64_t pair = interleaved ? 1 : half;
     for (int64_t i = 0; i < half; ++i) {
@@ -39,8 +40,8 @@ struct Rotation {
 };
 
 /// Checks on the calling thread that every token has a place; then workers only look it up.
-void check_places(const int32_t* positions, const int32_t* seq_starts, int64_t tokens, int64_t sequences,
-                  const Pages& pages) {
+void check_places(const int32_t* positions, const int32_t* seq_starts, int64_t tokens,
+                  int64_t sequences, const Pages& pages) {
   const int64_t covered = sequences > 0 ? seq_starts[sequences] : 0;
   SHUNT_CHECK(covered <= tokens, "sequences have {} tokens of {}", covered, tokens);
   for (int64_t t = 0; t < covered; ++t) {
@@ -61,7 +62,7 @@ struct RopeAppend {
   int64_t tokens, sequences, heads, kv_heads, d;
   HostHeadNorm norm;
   float eps, shift;
-  float* out;  // [T, heads, d]
+  float* out;                       // [T, heads, d]
   const float* q_weight = nullptr;  // norms as float32
   const float* k_weight = nullptr;
 
@@ -129,7 +130,8 @@ void rope(std::span<const HostSlot> slots, ThreadPool& pool) {
   float* out = args.pointer<float>();
   args.done();
   for_rows(pool, tokens, heads * d, [&](int64_t t, int worker) {
-    auto* cosines = static_cast<float*>(pool.scratch(worker, static_cast<size_t>(2 * rotation.half) * sizeof(float)));
+    auto* cosines = static_cast<float*>(
+        pool.scratch(worker, static_cast<size_t>(2 * rotation.half) * sizeof(float)));
     float* sines = cosines + rotation.half;
     rotation.angles(positions[t], cosines, sines);
     for (int64_t h = 0; h < heads; ++h) {
@@ -172,14 +174,16 @@ void rope_append(std::span<const HostSlot> slots, ThreadPool& pool) {
   check_places(r.positions, r.seq_starts, r.tokens, r.sequences, r.pages);
   const int64_t q_width = r.heads * r.d, kv_width = r.kv_heads * r.d;
   if (r.norm != HostHeadNorm::none) {
-    auto* buffer = static_cast<float*>(pool.scratch(-1, static_cast<size_t>(q_width + kv_width) * sizeof(float)));
+    auto* buffer = static_cast<float*>(
+        pool.scratch(-1, static_cast<size_t>(q_width + kv_width) * sizeof(float)));
     const bool full = r.norm == HostHeadNorm::full;
     r.q_weight = r.q_norm.floats(0, full ? q_width : r.d, buffer);
     r.k_weight = r.k_norm.floats(0, full ? kv_width : r.d, buffer + q_width);
   }
   const int64_t half = r.rotation.half;
   for_rows(pool, r.tokens, q_width + 2 * kv_width, [&](int64_t t, int worker) {
-    auto* cosines = static_cast<float*>(pool.scratch(worker, static_cast<size_t>(2 * half) * sizeof(float)));
+    auto* cosines =
+        static_cast<float*>(pool.scratch(worker, static_cast<size_t>(2 * half) * sizeof(float)));
     float* sines = cosines + half;
     r.rotation.angles(r.positions[t], cosines, sines);
     const float* q = r.qkv + t * (q_width + 2 * kv_width);
@@ -188,7 +192,8 @@ void rope_append(std::span<const HostSlot> slots, ThreadPool& pool) {
     if (s < 0) return;
     const int64_t row = r.pages.row(s, r.positions[t]);
     r.heads_of(r.k_state + row * kv_width, q + q_width, r.kv_heads, r.k_weight, cosines, sines);
-    std::memcpy(r.v_state + row * kv_width, q + q_width + kv_width, static_cast<size_t>(kv_width) * sizeof(float));
+    std::memcpy(r.v_state + row * kv_width, q + q_width + kv_width,
+                static_cast<size_t>(kv_width) * sizeof(float));
   });
 }
 

@@ -1,4 +1,5 @@
-// Host kernels that move rows: embedding, gather_rows, copy_2d, transpose. Test: tests/runtime/host/rows_test.cpp.
+// Host kernels that move rows: embedding, gather_rows, copy_2d, transpose. Test:
+// tests/runtime/host/rows_test.cpp.
 #include <cstring>
 
 #include "runtime/host/kernels/args.h"
@@ -16,8 +17,8 @@ void embedding(std::span<const HostSlot> slots, ThreadPool& pool) {
   float* out = args.pointer<float>();
   args.done();
   for (int64_t t = 0; t < tokens; ++t) {
-    SHUNT_CHECK(ids[t] + offset >= 0 && ids[t] + offset < vocab, "embedding of id {} + {}, of {} rows", ids[t],
-                offset, vocab);
+    SHUNT_CHECK(ids[t] + offset >= 0 && ids[t] + offset < vocab,
+                "embedding of id {} + {}, of {} rows", ids[t], offset, vocab);
   }
   for_rows(pool, tokens, width, [&](int64_t t, int) {
     simd().to_f32(out + t * width, table.at((ids[t] + offset) * width), table.dtype, width);
@@ -33,7 +34,8 @@ void gather_rows(std::span<const HostSlot> slots, ThreadPool& pool) {
   const int64_t width = args.integer();
   float* out = args.pointer<float>();
   args.done();
-  for (int64_t r = 0; r < count; ++r) SHUNT_CHECK(rows[r] >= 0 && rows[r] < n, "row {} of {}", rows[r], n);
+  for (int64_t r = 0; r < count; ++r)
+    SHUNT_CHECK(rows[r] >= 0 && rows[r] < n, "row {} of {}", rows[r], n);
   for_rows(pool, count, width, [&](int64_t r, int) {
     std::memcpy(out + r * width, x + rows[r] * width, static_cast<size_t>(width) * sizeof(float));
   });
@@ -50,6 +52,7 @@ void copy_2d(std::span<const HostSlot> slots, ThreadPool& pool) {
   const int64_t rows = args.integer();
   const int64_t row_bytes = args.integer();
   args.done();
+  if (row_bytes == 0) return;
   for_rows(pool, rows, row_bytes / 4, [&](int64_t row, int) {
     std::memcpy(to + row * to_pitch, from + row * from_pitch, static_cast<size_t>(row_bytes));
   });
@@ -67,7 +70,8 @@ void transpose(std::span<const HostSlot> slots, ThreadPool& pool) {
   for_rows(pool, batch * b, a, [&](int64_t row, int) {
     const char* from = x + (row / b * a * b + row % b) * bytes;
     char* to = out + row * a * bytes;
-    for (int64_t i = 0; i < a; ++i) std::memcpy(to + i * bytes, from + i * b * bytes, static_cast<size_t>(bytes));
+    for (int64_t i = 0; i < a; ++i)
+      std::memcpy(to + i * bytes, from + i * b * bytes, static_cast<size_t>(bytes));
   });
 }
 

@@ -1,6 +1,6 @@
-// Host kernel sample: logits -> ids, greedy or by temperature, top-k and top-p. Order among equal logits is by id, and
-// the draw walks ids upwards, so that equal inputs give equal ids on every target.
-// Test: tests/runtime/host/sample_test.cpp.
+// Host kernel sample: logits -> ids, greedy or by temperature, top-k and top-p. Order among equal
+// logits is by id, and the draw walks ids upwards, so that equal inputs give equal ids on every
+// target. Test: tests/runtime/host/sample_test.cpp.
 #include <cmath>
 #include <cstring>
 
@@ -25,7 +25,9 @@ struct Sampler {
   double* p;       // [vocab]: probabilities of kept ids (up to a factor), else 0
   int32_t* order;  // [vocab]
 
-  double weight(int64_t id) const { return std::exp((static_cast<double>(logits[id]) - top) * inverse_temperature); }
+  double weight(int64_t id) const {
+    return std::exp((static_cast<double>(logits[id]) - top) * inverse_temperature);
+  }
 
   /// Keeps all ids.
   double keep_all() {
@@ -34,11 +36,13 @@ struct Sampler {
     return total;
   }
 
-  /// Keeps the first `k` ids in the order (logit desc, id asc), of them the shortest prefix that has `top_p` of the
-  /// mass. A heap is popped only as far as needed.
+  /// Keeps the first `k` ids in the order (logit desc, id asc), of them the shortest prefix that
+  /// has `top_p` of the mass. A heap is popped only as far as needed.
   double keep_best(int64_t k, double top_p) {
     for (int64_t i = 0; i < vocab; ++i) order[i] = static_cast<int32_t>(i);
-    const auto later = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] < logits[b] : a > b; };
+    const auto later = [&](int32_t a, int32_t b) {
+      return logits[a] != logits[b] ? logits[a] < logits[b] : a > b;
+    };
     std::make_heap(order, order + vocab, later);
     std::memset(p, 0, static_cast<size_t>(vocab) * sizeof(double));
     // The mass of all k is the unit of top_p; with k == vocab it needs no order.
@@ -103,7 +107,8 @@ void sample(std::span<const HostSlot> slots, ThreadPool& pool) {
       ids[r] = greedy(row, vocab);
       return;
     }
-    Sampler s{row, vocab, 1.0 / static_cast<double>(temperature[r]), simd().max(row, vocab), nullptr, nullptr};
+    Sampler s{row,     vocab,  1.0 / static_cast<double>(temperature[r]), simd().max(row, vocab),
+              nullptr, nullptr};
     s.p = static_cast<double*>(
         pool.scratch(worker, static_cast<size_t>(vocab) * (sizeof(double) + sizeof(int32_t))));
     s.order = reinterpret_cast<int32_t*>(s.p + vocab);

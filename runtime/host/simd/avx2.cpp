@@ -1,4 +1,5 @@
-// The vector routines for AVX2 with FMA and F16C. See runtime/host/simd.h; tests: tests/runtime/host/simd_test.cpp.
+// The vector routines for AVX2 with FMA and F16C. See runtime/host/simd.h; tests:
+// tests/runtime/host/simd_test.cpp.
 #if defined(__x86_64__)
 #include <immintrin.h>
 

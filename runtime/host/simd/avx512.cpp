@@ -1,4 +1,5 @@
-// The vector routines for AVX-512 (F, BW, DQ, VL). See runtime/host/simd.h; tests: tests/runtime/host/simd_test.cpp.
+// The vector routines for AVX-512 (F, BW, DQ, VL). See runtime/host/simd.h; tests:
+// tests/runtime/host/simd_test.cpp.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -11,7 +12,9 @@
 
 // For what follows only: the headers above must not instantiate code that other files may link to.
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(                                                    \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+    apply_to = function)
 #else
 #pragma GCC push_options
 // GCC 12 warns of _mm512_undefined_ps in its own header.

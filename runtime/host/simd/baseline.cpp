@@ -1,4 +1,5 @@
-// The vector routines for any machine. See runtime/host/simd.h; tests: tests/runtime/host/simd_test.cpp.
+// The vector routines for any machine. See runtime/host/simd.h; tests:
+// tests/runtime/host/simd_test.cpp.
 #include <cmath>
 #include <cstring>
 #include <limits>

@@ -1,20 +1,21 @@
-// Loops over arrays: functions of one and two numbers, conversions, reductions. Included by table.h only.
+// Loops over arrays: functions of one and two numbers, conversions, reductions. Included by table.h
+// only.
 #pragma once
 
 namespace shunt::host::SHUNT_ISA {
 
 // A function of vectors over arrays, the last part of a vector included.
-#define SHUNT_LOOP1(name, expression)                                \
-  void name##_loop(float* out, const float* in, int64_t n) {         \
-    int64_t i = 0;                                                   \
-    for (; i + kLanes <= n; i += kLanes) {                           \
-      const vf x = load(in + i);                                     \
-      store(out + i, expression);                                    \
-    }                                                                \
-    if (i < n) {                                                     \
-      const vf x = load_part(in + i, n - i);                         \
-      store_part(out + i, expression, n - i);                        \
-    }                                                                \
+#define SHUNT_LOOP1(name, expression)                        \
+  void name##_loop(float* out, const float* in, int64_t n) { \
+    int64_t i = 0;                                           \
+    for (; i + kLanes <= n; i += kLanes) {                   \
+      const vf x = load(in + i);                             \
+      store(out + i, expression);                            \
+    }                                                        \
+    if (i < n) {                                             \
+      const vf x = load_part(in + i, n - i);                 \
+      store_part(out + i, expression, n - i);                \
+    }                                                        \
   }
 #define SHUNT_LOOP2(name, expression)                                           \
   void name##_loop(float* out, const float* in1, const float* in2, int64_t n) { \
@@ -31,7 +32,8 @@ namespace shunt::host::SHUNT_ISA {
 
 SHUNT_LOOP1(neg, -x)
 SHUNT_LOOP1(silu, silu(x))
-SHUNT_LOOP1(gelu_tanh, 0.5f * x * (1.0f + tanh(0.79788456080286535588f * fma(0.044715f * x * x, x, x))))
+SHUNT_LOOP1(gelu_tanh,
+            0.5f * x * (1.0f + tanh(0.79788456080286535588f * fma(0.044715f * x * x, x, x))))
 SHUNT_LOOP1(quick_gelu, x / (1.0f + exp(-1.702f * x)))
 SHUNT_LOOP1(relu, x > splat(0.0f) ? x : splat(0.0f))
 SHUNT_LOOP1(sigmoid, sigmoid(x))
@@ -42,12 +44,13 @@ SHUNT_LOOP1(rsqrt, 1.0f / sqrt(x))
 SHUNT_LOOP1(abs, abs(x))
 /// The exact form has no vector version: no family with a hot path uses it.
 void gelu_loop(float* out, const float* x, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) out[i] = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.70710678118654752440f));
+  for (int64_t i = 0; i < n; ++i)
+    out[i] = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.70710678118654752440f));
 }
 
 SHUNT_LOOP2(add, a + b)
 SHUNT_LOOP2(sub, a - b)
-SHUNT_LOOP2(mul, a * b)
+SHUNT_LOOP2(mul, a* b)
 SHUNT_LOOP2(div, a / b)
 SHUNT_LOOP2(min, min(a, b))
 SHUNT_LOOP2(max, max(a, b))
@@ -63,7 +66,8 @@ void axpy(float* out, float scale, const float* x, int64_t n) {
   if (i < n) store_part(out + i, fma(s, load_part(x + i, n - i), load_part(out + i, n - i)), n - i);
 }
 
-void scale_weight(float* out, const float* x, float scale, const float* weight, float shift, int64_t n) {
+void scale_weight(float* out, const float* x, float scale, const float* weight, float shift,
+                  int64_t n) {
   const vf s = splat(scale), one = splat(shift);
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(out + i, load(x + i) * s * (load(weight + i) + one));

@@ -1,5 +1,5 @@
-// exp, tanh and what is made of them, over one vector. Relative error of exp about 1e-7, of the rest below 5e-7.
-// Included by table.h only.
+// exp, tanh and what is made of them, over one vector. Relative error of exp about 1e-7, of the
+// rest below 5e-7. Included by table.h only.
 #pragma once
 
 namespace shunt::host::SHUNT_ISA {
@@ -12,7 +12,8 @@ SHUNT_INLINE vf exp(vf x) {
   const vf magic = splat(0x1.8p23f);  // adding it leaves the nearest integer in the low bits
   const vf shifted = fma(x, splat(0x1.715476p+0f), magic);
   const vf n = shifted - magic;
-  const vf r = fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), x));  // x - n ln 2, in two pieces
+  const vf r =
+      fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), x));  // x - n ln 2, in two pieces
   vf p = splat(1.9875691500e-4f);
   p = fma(p, r, splat(1.3981999507e-3f));
   p = fma(p, r, splat(8.3334519073e-3f));
@@ -46,7 +47,8 @@ SHUNT_INLINE vf tanh(vf x) {
   return magnitude < splat(0.625f) ? small : signed_large;
 }
 
-/// exp_sum's building block: exp without the second scale, for arguments <= 0 (below -87.3 the result is 0).
+/// exp_sum's building block: exp without the second scale, for arguments <= 0 (below -87.3 the
+/// result is 0).
 SHUNT_INLINE vf exp_negative(vf x) {
   const vf magic = splat(0x1.8p23f);
   const vf inside = max(x, splat(-87.33f));

@@ -1,18 +1,20 @@
-// Matrix products: dot products of few rows with a weight as it lies in memory, and a register-tiled product of many
-// rows with a packed panel of it. Included by table.h only.
+// Matrix products: dot products of few rows with a weight as it lies in memory, and a
+// register-tiled product of many rows with a packed panel of it. Included by table.h only.
 #pragma once
 
 namespace shunt::host::SHUNT_ISA {
 
-// ---- few rows: accumulators run along K, so that the weight is read once and never transposed ----
+// ---- few rows: accumulators run along K, so that the weight is read once and never transposed
+// ----
 
-// Rows of w at once for `rows` rows of x: as many accumulators as hide the latency and fit the registers.
+// Rows of w at once for `rows` rows of x: as many accumulators as hide the latency and fit the
+// registers.
 constexpr int dot_width(int rows) { return rows <= (kLanes == 16 ? 2 : 1) ? 8 : 4; }
 inline constexpr int kDotRows = kLanes == 16 ? 6 : 3;
 
 template <class Load, int M, int N>
-SHUNT_INLINE void dot_block(const float* const* x, const typename Load::T* w, int64_t ldw, int64_t k, float* out,
-                            int64_t ldo, int valid) {
+SHUNT_INLINE void dot_block(const float* const* x, const typename Load::T* w, int64_t ldw,
+                            int64_t k, float* out, int64_t ldo, int valid) {
   using T = typename Load::T;
   const T* rows[N];
 #pragma GCC unroll 8
@@ -54,13 +56,15 @@ SHUNT_INLINE void dot_block(const float* const* x, const typename Load::T* w, in
 }
 
 template <class Load, int M>
-void dot_rows(const float* const* x, const void* weight, int64_t ldw, int64_t n, int64_t k, float* out, int64_t ldo) {
+void dot_rows(const float* const* x, const void* weight, int64_t ldw, int64_t n, int64_t k,
+              float* out, int64_t ldo) {
   const auto* w = static_cast<const typename Load::T*>(weight);
   constexpr int kWidth = dot_width(M);
   const float* rows[M];
   for (int m = 0; m < M; ++m) rows[m] = x[m];
   int64_t j = 0;
-  for (; j + kWidth <= n; j += kWidth) dot_block<Load, M, kWidth>(rows, w + j * ldw, ldw, k, out + j, ldo, kWidth);
+  for (; j + kWidth <= n; j += kWidth)
+    dot_block<Load, M, kWidth>(rows, w + j * ldw, ldw, k, out + j, ldo, kWidth);
   for (; j < n; j += 4) {
     const int valid = n - j < 4 ? static_cast<int>(n - j) : 4;
     dot_block<Load, M, 4>(rows, w + j * ldw, ldw, k, out + j, ldo, valid);
@@ -68,8 +72,8 @@ void dot_rows(const float* const* x, const void* weight, int64_t ldw, int64_t n,
 }
 
 template <class Load>
-void dot_typed(const float* const* x, int rows, const void* w, int64_t ldw, int64_t n, int64_t k, float* out,
-               int64_t ldo) {
+void dot_typed(const float* const* x, int rows, const void* w, int64_t ldw, int64_t n, int64_t k,
+               float* out, int64_t ldo) {
   switch (rows) {
     case 1: return dot_rows<Load, 1>(x, w, ldw, n, k, out, ldo);
     case 2: return dot_rows<Load, 2>(x, w, ldw, n, k, out, ldo);
@@ -83,8 +87,8 @@ void dot_typed(const float* const* x, int rows, const void* w, int64_t ldw, int6
   }
 }
 
-void dot(const float* const* x, int rows, const void* w, DType dtype, int64_t ldw, int64_t n, int64_t k, float* out,
-         int64_t ldo) {
+void dot(const float* const* x, int rows, const void* w, DType dtype, int64_t ldw, int64_t n,
+         int64_t k, float* out, int64_t ldo) {
   switch (dtype) {
     case DType::bf16: return dot_typed<Bf16>(x, rows, w, ldw, n, k, out, ldo);
     case DType::f16: return dot_typed<F16>(x, rows, w, ldw, n, k, out, ldo);
@@ -95,8 +99,8 @@ void dot(const float* const* x, int rows, const void* w, DType dtype, int64_t ld
 // ---- many rows: panels of the weight, transposed to float32, against rows of x ----
 
 template <class Load>
-void pack_typed(float* out, int64_t ld, const typename Load::T* w, int64_t ldw, int64_t kc, int64_t n,
-                int64_t width) {
+void pack_typed(float* out, int64_t ld, const typename Load::T* w, int64_t ldw, int64_t kc,
+                int64_t n, int64_t width) {
   for (int64_t j = 0; j < width; j += kLanes) {
     for (int64_t i = 0; i < kc; i += kLanes) {
       const int64_t part = kc - i < kLanes ? kc - i : kLanes;
@@ -123,18 +127,20 @@ void pack_typed(float* out, int64_t ld, const typename Load::T* w, int64_t ldw, 
   }
 }
 
-void pack(float* out, int64_t ld, const void* w, DType dtype, int64_t ldw, int64_t k0, int64_t kc, int64_t n,
-          int64_t width) {
+void pack(float* out, int64_t ld, const void* w, DType dtype, int64_t ldw, int64_t k0, int64_t kc,
+          int64_t n, int64_t width) {
   switch (dtype) {
-    case DType::bf16: return pack_typed<Bf16>(out, ld, static_cast<const uint16_t*>(w) + k0, ldw, kc, n, width);
-    case DType::f16: return pack_typed<F16>(out, ld, static_cast<const uint16_t*>(w) + k0, ldw, kc, n, width);
+    case DType::bf16:
+      return pack_typed<Bf16>(out, ld, static_cast<const uint16_t*>(w) + k0, ldw, kc, n, width);
+    case DType::f16:
+      return pack_typed<F16>(out, ld, static_cast<const uint16_t*>(w) + k0, ldw, kc, n, width);
     default: return pack_typed<F32>(out, ld, static_cast<const float*>(w) + k0, ldw, kc, n, width);
   }
 }
 
 template <int M, int V>
-void gemm_tile(const float* a, int64_t a_row, int64_t a_k, const float* b, int64_t ldb, int64_t kc, float* c,
-               int64_t ldc, bool accumulate) {
+void gemm_tile(const float* a, int64_t a_row, int64_t a_k, const float* b, int64_t ldb, int64_t kc,
+               float* c, int64_t ldc, bool accumulate) {
   vf acc[M][V] = {};
   if (accumulate) {
 #pragma GCC unroll 8
@@ -170,8 +176,8 @@ inline constexpr int kPanelVectors = kLanes == 4 ? 2 : 3;
 // Panels of four vectors: for few rows, where three would leave too few sums in flight.
 inline constexpr int kWideRows = kLanes == 16 ? 4 : 2;
 
-void gemm_wide(const float* a, int64_t a_row, int64_t a_k, int64_t m, const float* b, int64_t ldb, int64_t kc,
-               float* c, int64_t ldc, bool accumulate) {
+void gemm_wide(const float* a, int64_t a_row, int64_t a_k, int64_t m, const float* b, int64_t ldb,
+               int64_t kc, float* c, int64_t ldc, bool accumulate) {
   int64_t i = 0;
   for (; i + kWideRows <= m; i += kWideRows) {
     gemm_tile<kWideRows, 4>(a + i * a_row, a_row, a_k, b, ldb, kc, c + i * ldc, ldc, accumulate);
@@ -183,8 +189,8 @@ void gemm_wide(const float* a, int64_t a_row, int64_t a_k, int64_t m, const floa
 }
 
 template <int V>
-void gemm_rows(const float* a, int64_t a_row, int64_t a_k, int64_t m, const float* b, int64_t ldb, int64_t kc,
-               float* c, int64_t ldc, bool accumulate) {
+void gemm_rows(const float* a, int64_t a_row, int64_t a_k, int64_t m, const float* b, int64_t ldb,
+               int64_t kc, float* c, int64_t ldc, bool accumulate) {
   int64_t i = 0;
   for (; i + kTileRows <= m; i += kTileRows) {
     gemm_tile<kTileRows, V>(a + i * a_row, a_row, a_k, b, ldb, kc, c + i * ldc, ldc, accumulate);
@@ -200,8 +206,8 @@ void gemm_rows(const float* a, int64_t a_row, int64_t a_k, int64_t m, const floa
   if (i < m) gemm_tile<1, V>(a + i * a_row, a_row, a_k, b, ldb, kc, c + i * ldc, ldc, accumulate);
 }
 
-void gemm(const float* a, int64_t a_row, int64_t a_k, int64_t m, const float* b, int64_t ldb, int vectors, int64_t kc,
-          float* c, int64_t ldc, bool accumulate) {
+void gemm(const float* a, int64_t a_row, int64_t a_k, int64_t m, const float* b, int64_t ldb,
+          int vectors, int64_t kc, float* c, int64_t ldc, bool accumulate) {
   switch (vectors) {
     case 1: return gemm_rows<1>(a, a_row, a_k, m, b, ldb, kc, c, ldc, accumulate);
     case 2: return gemm_rows<2>(a, a_row, a_k, m, b, ldb, kc, c, ldc, accumulate);
@@ -251,7 +257,8 @@ void softmax_typed(float* s, int64_t keys, float* top, float* total, float* out,
   }
 }
 
-void softmax_block(float* s, int64_t keys, int vectors, float* top, float* total, float* out, int64_t values) {
+void softmax_block(float* s, int64_t keys, int vectors, float* top, float* total, float* out,
+                   int64_t values) {
   switch (vectors) {
     case 1: return softmax_typed<1>(s, keys, top, total, out, values);
     case 2: return softmax_typed<2>(s, keys, top, total, out, values);

@@ -1,11 +1,14 @@
-// All vector routines of one instruction set, and their table. Included by avx512.cpp, avx2.cpp and baseline.cpp, each
-// within its own target options and namespace; that is why this folder's headers include no other header but these.
+// All vector routines of one instruction set, and their table. Included by avx512.cpp, avx2.cpp and
+// baseline.cpp, each within its own target options and namespace; that is why this folder's headers
+// include no other header but these.
 #pragma once
 
-#include "runtime/host/simd/vec.h"
-#include "runtime/host/simd/math.h"
+// clang-format off: each builds on the ones before
 #include "runtime/host/simd/elementwise.h"
+#include "runtime/host/simd/math.h"
 #include "runtime/host/simd/matmul.h"
+#include "runtime/host/simd/vec.h"
+// clang-format on
 
 #define SHUNT_NAME(x) #x
 #define SHUNT_NAME_OF(x) SHUNT_NAME(x)
@@ -18,8 +21,8 @@ const Simd kSimd = {
     .lanes = kLanes,
     .panel_vectors = kPanelVectors,
     .dot_rows = kDotRows,
-    .unary = {neg_loop, silu_loop, gelu_loop, gelu_tanh_loop, quick_gelu_loop, relu_loop, sigmoid_loop, tanh_loop,
-              exp_loop, sqrt_loop, rsqrt_loop, abs_loop},
+    .unary = {neg_loop, silu_loop, gelu_loop, gelu_tanh_loop, quick_gelu_loop, relu_loop,
+              sigmoid_loop, tanh_loop, exp_loop, sqrt_loop, rsqrt_loop, abs_loop},
     .binary = {add_loop, sub_loop, mul_loop, div_loop, min_loop, max_loop},
     .silu_mul = silu_mul_loop,
     .axpy = axpy,

@@ -1,5 +1,6 @@
-// The vector type of one instruction set, by GCC vector extensions where they suffice. Included by the three .cpp files
-// of this folder only (through table.h), with SHUNT_ISA and SHUNT_LANES defined; includes nothing itself (see there).
+// The vector type of one instruction set, by GCC vector extensions where they suffice. Included by
+// the three .cpp files of this folder only (through table.h), with SHUNT_ISA and SHUNT_LANES
+// defined; includes nothing itself (see there).
 #pragma once
 
 #define SHUNT_INLINE static inline __attribute__((always_inline))
@@ -10,7 +11,8 @@ inline constexpr int kLanes = SHUNT_LANES;
 typedef float vf __attribute__((vector_size(SHUNT_LANES * 4)));
 typedef int32_t vi __attribute__((vector_size(SHUNT_LANES * 4)));
 typedef uint32_t vu __attribute__((vector_size(SHUNT_LANES * 4)));
-typedef uint16_t vh __attribute__((vector_size(SHUNT_LANES * 2)));  // half as wide: one 16-bit number a lane
+typedef uint16_t vh
+    __attribute__((vector_size(SHUNT_LANES * 2)));  // half as wide: one 16-bit number a lane
 
 SHUNT_INLINE vf load(const float* p) {
   vf v;
@@ -83,7 +85,8 @@ SHUNT_INLINE vf from_f16(vh bits) {
 #else
   const vu wide = widen(bits);
   const vu magnitude = (wide & 0x7fff) << 13;
-  // Multiplying by 2^112 moves the exponent bias and normalises subnormals; infinities and NaNs are set by hand.
+  // Multiplying by 2^112 moves the exponent bias and normalises subnormals; infinities and NaNs are
+  // set by hand.
   const vf scaled = reinterpret_cast<vf>(magnitude) * 0x1p112f;
   const vu special = reinterpret_cast<vu>((wide & 0x7c00) == 0x7c00);
   const vu value = reinterpret_cast<vu>(scaled) | (special & 0x7f800000);
@@ -136,7 +139,8 @@ SHUNT_INLINE vf interleave_low(vf a, vf b) {
 }
 SHUNT_INLINE vf interleave_high(vf a, vf b) {
 #if SHUNT_LANES == 16
-  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15,
+                                 31);
 #elif SHUNT_LANES == 8
   return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
 #else
@@ -144,7 +148,8 @@ SHUNT_INLINE vf interleave_high(vf a, vf b) {
 #endif
 }
 
-/// Rows to columns. Interleaving row i with row i + half, log2(lanes) times over, is a transposition.
+/// Rows to columns. Interleaving row i with row i + half, log2(lanes) times over, is a
+/// transposition.
 SHUNT_INLINE void transpose(vf (&rows)[kLanes]) {
 #pragma GCC unroll 4
   for (int round = 1; round < kLanes; round *= 2) {

@@ -1,4 +1,5 @@
-// attention against a double-precision loop: decode, prefill and both in one batch, windows, chunks, softcap, sinks.
+// attention against a double-precision loop: decode, prefill and both in one batch, windows,
+// chunks, softcap, sinks.
 #include <fmt/core.h>
 
 #include "ir/error.h"
@@ -41,12 +42,25 @@ void check(const Case& c) {
   } else {
     call.no_weight();
   }
-  call.i(tokens).i(sequences).i(paged.width).i(c.heads).i(c.kv_heads).i(c.d).i(c.dv).i(c.page_size).f(scale)
-      .i(c.window).i(c.chunk).f(c.softcap).p(out).run("attention", pool());
+  call.i(tokens)
+      .i(sequences)
+      .i(paged.width)
+      .i(c.heads)
+      .i(c.kv_heads)
+      .i(c.d)
+      .i(c.dv)
+      .i(c.page_size)
+      .f(scale)
+      .i(c.window)
+      .i(c.chunk)
+      .f(c.softcap)
+      .p(out)
+      .run("attention", pool());
 
   for (int64_t s = 0; s < sequences; ++s) {
     for (int64_t t = starts[static_cast<size_t>(s)]; t < starts[static_cast<size_t>(s) + 1]; ++t) {
-      const int64_t position = lens[static_cast<size_t>(s)] - (starts[static_cast<size_t>(s) + 1] - t);
+      const int64_t position =
+          lens[static_cast<size_t>(s)] - (starts[static_cast<size_t>(s) + 1] - t);
       for (int64_t h = 0; h < c.heads; ++h) {
         const int64_t kv = h / (c.heads / c.kv_heads);
         std::vector<double> p(static_cast<size_t>(position) + 1, 0.0);
@@ -66,7 +80,8 @@ void check(const Case& c) {
         for (int64_t i = 0; i < c.dv; ++i) {
           double want = 0;
           for (int64_t j = 0; j <= position; ++j) {
-            want += p[static_cast<size_t>(j)] / total * v[static_cast<size_t>((paged.row(s, j) * c.kv_heads + kv) * c.dv + i)];
+            want += p[static_cast<size_t>(j)] / total *
+                    v[static_cast<size_t>((paged.row(s, j) * c.kv_heads + kv) * c.dv + i)];
           }
           expect_near(out[static_cast<size_t>((t * c.heads + h) * c.dv + i)], want, 1e-5,
                       fmt::format("sequence {} position {} head {} d {}", s, position, h, c.d));
@@ -89,7 +104,9 @@ TEST(HostAttention, Prefill) {
   check({6, 2, 10, 13, 16, 0, 0, 0, false, {{61, 61}}});
 }
 
-TEST(HostAttention, MixedBatch) { check({4, 2, 32, 32, 64, 0, 0, 0, false, {{1, 77}, {90, 90}, {3, 130}, {0, 9}, {20, 64}}}); }
+TEST(HostAttention, MixedBatch) {
+  check({4, 2, 32, 32, 64, 0, 0, 0, false, {{1, 77}, {90, 90}, {3, 130}, {0, 9}, {20, 64}}});
+}
 
 TEST(HostAttention, WindowChunkSoftcapSinks) {
   for (int64_t window : {0, 1, 37}) {
@@ -124,8 +141,28 @@ TEST(HostAttention, HugeScoresStayFinite) {
   const std::vector<float> q(32 * 8, 300.0f), k(64 * 8, 300.0f), v(64 * 8, 2.0f);
   const std::vector<int32_t> starts = {0, 32}, lens = {32}, tables = {0};
   std::vector<float> out = poisoned(32 * 8);
-  Call().p(q).p(starts).p(lens).p(tables).p(k).p(v).no_weight().i(32).i(1).i(1).i(1).i(1).i(8).i(8).i(64).f(1.0).i(0)
-      .i(0).f(0).p(out).run("attention", pool());
+  Call()
+      .p(q)
+      .p(starts)
+      .p(lens)
+      .p(tables)
+      .p(k)
+      .p(v)
+      .no_weight()
+      .i(32)
+      .i(1)
+      .i(1)
+      .i(1)
+      .i(1)
+      .i(8)
+      .i(8)
+      .i(64)
+      .f(1.0)
+      .i(0)
+      .i(0)
+      .f(0)
+      .p(out)
+      .run("attention", pool());
   for (float x : out) EXPECT_NEAR(x, 2.0f, 1e-5);
 }
 
@@ -134,8 +171,26 @@ TEST(HostAttention, ContextBeyondThePagesIsAnError) {
   const std::vector<int32_t> starts = {0, 1}, lens = {65}, tables = {0};
   std::vector<float> out(1);
   Call call;
-  call.p(x).p(starts).p(lens).p(tables).p(x).p(x).no_weight().i(1).i(1).i(1).i(1).i(1).i(1).i(1).i(64).f(1.0).i(0)
-      .i(0).f(0).p(out);
+  call.p(x)
+      .p(starts)
+      .p(lens)
+      .p(tables)
+      .p(x)
+      .p(x)
+      .no_weight()
+      .i(1)
+      .i(1)
+      .i(1)
+      .i(1)
+      .i(1)
+      .i(1)
+      .i(1)
+      .i(64)
+      .f(1.0)
+      .i(0)
+      .i(0)
+      .f(0)
+      .p(out);
   EXPECT_THROW(host::attention(call.slots, pool()), InternalError);
 }
 

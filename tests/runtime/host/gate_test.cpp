@@ -22,7 +22,8 @@ struct Routes {
   std::vector<int32_t> ids;
 };
 
-Routes expected(const Router& r, const std::vector<double>& logits, const TestWeight* bias, const int32_t* forced) {
+Routes expected(const Router& r, const std::vector<double>& logits, const TestWeight* bias,
+                const int32_t* forced) {
   const auto n = static_cast<size_t>(r.experts);
   std::vector<double> score(n), choose(n);
   const double top = *std::max_element(logits.begin(), logits.end());
@@ -30,16 +31,18 @@ Routes expected(const Router& r, const std::vector<double>& logits, const TestWe
   for (double x : logits) total += std::exp(x - top);
   for (size_t e = 0; e < n; ++e) {
     const double x = logits[e];
-    score[e] = r.score == HostScore::softmax   ? std::exp(x - top) / total
-               : r.score == HostScore::sigmoid ? 1 / (1 + std::exp(-x))
+    score[e] = r.score == HostScore::softmax    ? std::exp(x - top) / total
+               : r.score == HostScore::sigmoid  ? 1 / (1 + std::exp(-x))
                : r.score == HostScore::identity ? x
                                                 : std::sqrt(std::log1p(std::exp(x)));
     choose[e] = score[e] + (bias != nullptr ? (*bias)[static_cast<int64_t>(e)] : 0.0);
   }
   const size_t size = n / static_cast<size_t>(r.groups);
-  std::vector<std::pair<double, size_t>> groups;  // minus score, group: sorts best first, then lowest
+  std::vector<std::pair<double, size_t>>
+      groups;  // minus score, group: sorts best first, then lowest
   for (size_t g = 0; g < static_cast<size_t>(r.groups); ++g) {
-    std::vector<double> in(choose.begin() + static_cast<long>(g * size), choose.begin() + static_cast<long>((g + 1) * size));
+    std::vector<double> in(choose.begin() + static_cast<long>(g * size),
+                           choose.begin() + static_cast<long>((g + 1) * size));
     std::sort(in.rbegin(), in.rend());
     groups.emplace_back(-(r.group_score == HostGroupScore::max ? in[0] : in[0] + in[1]), g);
   }
@@ -53,12 +56,15 @@ Routes expected(const Router& r, const std::vector<double>& logits, const TestWe
   std::sort(order.begin(), order.end());
   Routes out;
   for (int64_t j = 0; j < r.k; ++j) {
-    out.ids.push_back(forced != nullptr && forced[0] >= 0 ? forced[j] : order[static_cast<size_t>(j)].second);
+    out.ids.push_back(forced != nullptr && forced[0] >= 0 ? forced[j]
+                                                          : order[static_cast<size_t>(j)].second);
   }
   double sum = r.norm == HostRouteNorm::sum ? r.norm_eps : 0.0;
   for (int32_t e : out.ids) {
-    const auto at = static_cast<size_t>(e);
-    out.w.push_back(r.norm == HostRouteNorm::softmax ? std::exp(logits[at]) : score[at]);
+    const auto at = static_cast<size_t>(std::max(e, 0));
+    out.w.push_back(e < 0                              ? 0.0
+                    : r.norm == HostRouteNorm::softmax ? std::exp(logits[at])
+                                                       : score[at]);
     sum += out.w.back();
   }
   for (double& w : out.w) w = (r.norm == HostRouteNorm::none ? w : w / sum) * r.scale;
@@ -80,33 +86,51 @@ Router random_router() {
   return r;
 }
 
-Call& gate_args(Call& call, const Router& r, TestWeight* bias, const std::vector<int32_t>* forced, int64_t tokens,
-                std::vector<float>& w, std::vector<int32_t>& ids) {
+Call& gate_args(Call& call, const Router& r, TestWeight* bias, const std::vector<int32_t>* forced,
+                int64_t tokens, std::vector<float>& w, std::vector<int32_t>& ids) {
   if (bias != nullptr) {
     call.w(*bias);
   } else {
     call.no_weight();
   }
-  call.p(forced != nullptr ? forced->data() : nullptr).i(tokens).i(r.experts).i(r.k).i(static_cast<int64_t>(r.score))
-      .i(static_cast<int64_t>(r.norm)).f(r.norm_eps).f(r.scale).i(r.groups).i(r.keep_groups)
-      .i(static_cast<int64_t>(r.group_score)).p(w).p(ids);
+  call.p(forced != nullptr ? forced->data() : nullptr)
+      .i(tokens)
+      .i(r.experts)
+      .i(r.k)
+      .i(static_cast<int64_t>(r.score))
+      .i(static_cast<int64_t>(r.norm))
+      .f(r.norm_eps)
+      .f(r.scale)
+      .i(r.groups)
+      .i(r.keep_groups)
+      .i(static_cast<int64_t>(r.group_score))
+      .p(w)
+      .p(ids);
   return call;
 }
 
 std::vector<int32_t> random_forced(const Router& r, int64_t tokens) {
   std::vector<int32_t> forced(static_cast<size_t>(tokens * r.k), -1);
   for (int64_t t = 0; t < tokens; t += 2) {
-    for (int64_t j = 0; j < r.k; ++j) forced[static_cast<size_t>(t * r.k + j)] = static_cast<int32_t>((t + j) % r.experts);
+    for (int64_t j = 0; j < r.k; ++j) {
+      const bool dropped = j > 0 && j == t % 5;
+      forced[static_cast<size_t>(t * r.k + j)] =
+          dropped ? -1 : static_cast<int32_t>((t + j) % r.experts);
+    }
   }
   return forced;
 }
 
 void check(const Router& r, int64_t t, const std::vector<double>& logits, const TestWeight* bias,
-           const std::vector<int32_t>* forced, const std::vector<float>& w, const std::vector<int32_t>& ids) {
-  const Routes want = expected(r, logits, bias, forced == nullptr ? nullptr : forced->data() + t * r.k);
+           const std::vector<int32_t>* forced, const std::vector<float>& w,
+           const std::vector<int32_t>& ids) {
+  const Routes want =
+      expected(r, logits, bias, forced == nullptr ? nullptr : forced->data() + t * r.k);
   for (int64_t j = 0; j < r.k; ++j) {
-    ASSERT_EQ(ids[static_cast<size_t>(t * r.k + j)], want.ids[static_cast<size_t>(j)]) << "token " << t;
-    expect_near(w[static_cast<size_t>(t * r.k + j)], want.w[static_cast<size_t>(j)], 2e-5, "route weight");
+    ASSERT_EQ(ids[static_cast<size_t>(t * r.k + j)], want.ids[static_cast<size_t>(j)])
+        << "token " << t;
+    expect_near(w[static_cast<size_t>(t * r.k + j)], want.w[static_cast<size_t>(j)], 2e-5,
+                "route weight");
   }
 }
 
@@ -124,7 +148,8 @@ TEST(HostTopkGate, AllRouters) {
     Call call;
     gate_args(call.p(logits), r, b, f, tokens, w, ids).run("topk_gate", pool());
     for (int64_t t = 0; t < tokens; ++t) {
-      const std::vector<double> row(logits.begin() + t * r.experts, logits.begin() + (t + 1) * r.experts);
+      const std::vector<double> row(logits.begin() + t * r.experts,
+                                    logits.begin() + (t + 1) * r.experts);
       check(r, t, row, b, f, w, ids);
       if (HasFatalFailure()) return;
     }
@@ -162,7 +187,8 @@ TEST(HostNormGate, SumNormLogitsAndRoutes) {
     // Small logits: where float32 scores saturate, ties would not be those of the definition.
     TestWeight router = TestWeight::random(r.experts * h, pick_dtype(), 0.1f);
     TestWeight router_bias = TestWeight::random(r.experts, pick_dtype());
-    std::vector<float> sum = poisoned(tokens * h), normed = sum, logits = poisoned(tokens * r.experts);
+    std::vector<float> sum = poisoned(tokens * h), normed = sum,
+                       logits = poisoned(tokens * r.experts);
     std::vector<float> w = poisoned(tokens * r.k);
     std::vector<int32_t> ids(static_cast<size_t>(tokens * r.k), -7);
     const std::vector<int32_t> forced = random_forced(r, tokens);
@@ -185,12 +211,14 @@ TEST(HostNormGate, SumNormLogitsAndRoutes) {
       const double scale = 1 / std::sqrt(squares / static_cast<double>(h) + 1e-6);
       for (int64_t i = 0; i < h; ++i) {
         const auto at = static_cast<size_t>(t * h + i);
-        expect_near(normed[at], sum[at] * scale * (norm[i] + (plus_one ? 1.0 : 0.0)), 1e-5, "normed");
+        expect_near(normed[at], sum[at] * scale * (norm[i] + (plus_one ? 1.0 : 0.0)), 1e-5,
+                    "normed");
       }
       std::vector<double> row;
       for (int64_t e = 0; e < r.experts; ++e) {
         double want = biased ? router_bias[e] : 0.0;
-        for (int64_t i = 0; i < h; ++i) want += static_cast<double>(normed[static_cast<size_t>(t * h + i)]) * router[e * h + i];
+        for (int64_t i = 0; i < h; ++i)
+          want += static_cast<double>(normed[static_cast<size_t>(t * h + i)]) * router[e * h + i];
         expect_near(logits[static_cast<size_t>(t * r.experts + e)], want, 1e-4, "logits");
         row.push_back(logits[static_cast<size_t>(t * r.experts + e)]);
       }

@@ -23,7 +23,8 @@ void compare(const std::string& text) {
     for (int i = 0; i < n; ++i) {
       std::vector<float> values;
       for (const std::string& name : expr.variables()) {
-        const auto place = name == "gate" ? 0 : std::find(places.begin(), places.end(), name) - places.begin();
+        const auto place =
+            name == "gate" ? 0 : std::find(places.begin(), places.end(), name) - places.begin();
         values.push_back(data[static_cast<size_t>(place)][static_cast<size_t>(i)]);
       }
       const float want = expr.evaluate(values);
@@ -38,9 +39,10 @@ void compare(const std::string& text) {
 
 TEST(HostExpr, MatchesTheElementwiseMeaning) {
   for (const char* text :
-       {"acc", "acc + x0", "silu(gate) * up", "gelu(acc + x0)", "gelu_tanh(acc)", "x0 + x1", "x0 - x1 * x2", "-x0 / 3",
-        "clamp(gate, -1, 1) * (up + 1)", "min(x0, max(x1, x2))", "relu(acc) * relu(acc)", "quick_gelu(gate) * up",
-        "tanh(acc / 30) * 30", "exp(x0) + sqrt(abs(x1)) + rsqrt(abs(x2) + 1)", "sigmoid(x1) * x0", "2",
+       {"acc", "acc + x0", "silu(gate) * up", "gelu(acc + x0)", "gelu_tanh(acc)", "x0 + x1",
+        "x0 - x1 * x2", "-x0 / 3", "clamp(gate, -1, 1) * (up + 1)", "min(x0, max(x1, x2))",
+        "relu(acc) * relu(acc)", "quick_gelu(gate) * up", "tanh(acc / 30) * 30",
+        "exp(x0) + sqrt(abs(x1)) + rsqrt(abs(x2) + 1)", "sigmoid(x1) * x0", "2",
         "x0 * (x1 + x0 * (x1 + x0 * (x1 + x0 * (x1 + x2))))"}) {
     compare(text);
   }

@@ -18,7 +18,9 @@ inline std::mt19937& generator() {
   static std::mt19937 g(7);
   return g;
 }
-inline int64_t pick(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(generator()); }
+inline int64_t pick(int64_t low, int64_t high) {
+  return std::uniform_int_distribution<int64_t>(low, high)(generator());
+}
 
 inline std::vector<float> random_floats(int64_t n, float scale = 1.0f) {
   std::normal_distribution<float> d(0.0f, scale);
@@ -27,7 +29,8 @@ inline std::vector<float> random_floats(int64_t n, float scale = 1.0f) {
   return x;
 }
 
-/// A weight in some element type, and its exact values. The memory ends where the weight ends (for ASan).
+/// A weight in some element type, and its exact values. The memory ends where the weight ends (for
+/// ASan).
 struct TestWeight {
   DType dtype = DType::f32;
   std::vector<float> values;
@@ -48,21 +51,37 @@ struct TestWeight {
   float operator[](int64_t i) const { return values[static_cast<size_t>(i)]; }
 };
 
-inline DType pick_dtype() { return std::vector{DType::f32, DType::bf16, DType::f16}[static_cast<size_t>(pick(0, 2))]; }
+inline DType pick_dtype() {
+  return std::vector{DType::f32, DType::bf16, DType::f16}[static_cast<size_t>(pick(0, 2))];
+}
 
 /// An argument list, written in order.
 struct Call {
   std::vector<HostSlot> slots;
 
-  Call& p(const void* v) { slots.push_back(HostSlot::pointer(const_cast<void*>(v))); return *this; }
+  Call& p(const void* v) {
+    slots.push_back(HostSlot::pointer(const_cast<void*>(v)));
+    return *this;
+  }
   template <class T>
-  Call& p(const std::vector<T>& v) { return p(v.data()); }
+  Call& p(const std::vector<T>& v) {
+    return p(v.data());
+  }
   Call& w(TestWeight& v) { return p(v.data()).i(static_cast<int64_t>(v.dtype)); }
   Call& none() { return p(nullptr); }
   Call& no_weight() { return none().i(static_cast<int64_t>(DType::f32)); }
-  Call& i(int64_t v) { slots.push_back(HostSlot::integer(v)); return *this; }
-  Call& f(double v) { slots.push_back(HostSlot::real(v)); return *this; }
-  Call& e(const HostExpr* v) { slots.push_back(HostSlot::expr(v)); return *this; }
+  Call& i(int64_t v) {
+    slots.push_back(HostSlot::integer(v));
+    return *this;
+  }
+  Call& f(double v) {
+    slots.push_back(HostSlot::real(v));
+    return *this;
+  }
+  Call& e(const HostExpr* v) {
+    slots.push_back(HostSlot::expr(v));
+    return *this;
+  }
 
   void run(const char* kernel, ThreadPool& pool) const {
     const HostKernel function = find_host_kernel(kernel);
@@ -86,14 +105,17 @@ inline void expect_near(float got, double want, double tolerance, const std::str
       << where << ": got " << got << ", want " << want;
 }
 
-/// Paged state of `sequences` sequences with room for `context` tokens each, pages dealt out at random.
+/// Paged state of `sequences` sequences with room for `context` tokens each, pages dealt out at
+/// random.
 struct Paged {
   int64_t page_size, width;  // width: pages a sequence
   std::vector<int32_t> tables;
   int64_t pages;
 
   Paged(int64_t sequences, int64_t context, int64_t page_size)
-      : page_size(page_size), width((context + page_size - 1) / page_size), pages(sequences * width + 2) {
+      : page_size(page_size),
+        width((context + page_size - 1) / page_size),
+        pages(sequences * width + 2) {
     std::vector<int32_t> order(static_cast<size_t>(pages));
     for (int64_t i = 0; i < pages; ++i) order[static_cast<size_t>(i)] = static_cast<int32_t>(i);
     std::shuffle(order.begin(), order.end(), generator());

@@ -1,5 +1,5 @@
-// linear, routed_linear, route_sort and grouped_linear against double-precision loops: all sizes of tiles and tails,
-// one-sided and dropped routes.
+// linear, routed_linear, route_sort and grouped_linear against double-precision loops: all sizes of
+// tiles and tails, one-sided and dropped routes.
 #include <fmt/core.h>
 
 #include <functional>
@@ -30,16 +30,20 @@ const std::vector<Epilogue>& epilogues() {
   static const std::vector<Epilogue> all = {
       {"", false, 0, [](double a, double, X) { return a; }},
       {"acc + x0", false, 1, [](double a, double, X x) { return a + x[0]; }},
-      {"relu(acc + x0) * 2 - x1", false, 2, [](double a, double, X x) { return std::max(a + x[0], 0.0) * 2 - x[1]; }},
-      {"silu(gate) * up", true, 0, [](double g, double u, X) { return g / (1 + std::exp(-g)) * u; }},
-      {"relu(gate) * (up + x0)", true, 1, [](double g, double u, X x) { return std::max(g, 0.0) * (u + x[0]); }},
+      {"relu(acc + x0) * 2 - x1", false, 2,
+       [](double a, double, X x) { return std::max(a + x[0], 0.0) * 2 - x[1]; }},
+      {"silu(gate) * up", true, 0,
+       [](double g, double u, X) { return g / (1 + std::exp(-g)) * u; }},
+      {"relu(gate) * (up + x0)", true, 1,
+       [](double g, double u, X x) { return std::max(g, 0.0) * (u + x[0]); }},
   };
   return all;
 }
 
 double tolerance(int64_t k) { return 1e-5 * std::sqrt(static_cast<double>(k)); }
 
-void check_linear(int64_t m, int64_t columns, int64_t k, const Epilogue& e, DType dtype, ThreadPool& threads) {
+void check_linear(int64_t m, int64_t columns, int64_t k, const Epilogue& e, DType dtype,
+                  ThreadPool& threads) {
   const int64_t n = e.glu ? 2 * columns : columns;
   const std::vector<float> x = random_floats(m * k);
   TestWeight w = TestWeight::random(n * k, dtype, 0.3f);
@@ -51,19 +55,23 @@ void check_linear(int64_t m, int64_t columns, int64_t k, const Epilogue& e, DTyp
   call.p(x).w(w).i(m).i(n).i(k).i(e.glu).e(e.text[0] == 0 ? nullptr : &expr).p(out).i(e.extras);
   for (int i = 0; i < e.extras; ++i) {
     full.push_back(pick(0, 1) == 1);
-    extras.push_back(TestWeight::random(full.back() ? m * columns : columns, full.back() ? DType::f32 : pick_dtype()));
+    extras.push_back(TestWeight::random(full.back() ? m * columns : columns,
+                                        full.back() ? DType::f32 : pick_dtype()));
   }
   for (size_t i = 0; i < extras.size(); ++i) {
-    call.w(extras[i]).i(static_cast<int64_t>(full[i] ? HostOperandMode::full : HostOperandMode::vector));
+    call.w(extras[i]).i(
+        static_cast<int64_t>(full[i] ? HostOperandMode::full : HostOperandMode::vector));
   }
   call.run("linear", threads);
   for (int64_t r = 0; r < m; ++r) {
     for (int64_t j = 0; j < columns; ++j) {
       std::vector<double> values;
-      for (size_t i = 0; i < extras.size(); ++i) values.push_back(extras[i][full[i] ? r * columns + j : j]);
+      for (size_t i = 0; i < extras.size(); ++i)
+        values.push_back(extras[i][full[i] ? r * columns + j : j]);
       const double acc = dot(x.data() + r * k, w, j, k);
       const double up = e.glu ? dot(x.data() + r * k, w, columns + j, k) : 0;
-      expect_near(out[static_cast<size_t>(r * columns + j)], e.want(acc, up, values), 2 * tolerance(k),
+      expect_near(out[static_cast<size_t>(r * columns + j)], e.want(acc, up, values),
+                  2 * tolerance(k),
                   fmt::format("{} m={} n={} k={} [{}, {}]", e.text, m, columns, k, r, j));
       if (testing::Test::HasFatalFailure()) return;
     }
@@ -73,8 +81,9 @@ void check_linear(int64_t m, int64_t columns, int64_t k, const Epilogue& e, DTyp
 TEST(HostLinear, AllShapes) {
   for (int round = 0; round < 150; ++round) {
     const int64_t m = pick(0, 4) == 0 ? pick(0, 1) : pick(2, 60);
-    check_linear(m, pick(1, 90), pick(1, 90), epilogues()[static_cast<size_t>(round) % epilogues().size()],
-                 pick_dtype(), pool());
+    check_linear(m, pick(1, 90), pick(1, 90),
+                 epilogues()[static_cast<size_t>(round) % epilogues().size()], pick_dtype(),
+                 pool());
     if (HasFatalFailure()) return;
   }
 }
@@ -120,10 +129,16 @@ struct Experts {
   std::vector<TestWeight> extras;  // [experts, columns]
 
   Experts(int64_t tokens, int64_t kind, const Epilogue& e)
-      : tokens(tokens), k_routes(pick(1, 4)), experts(pick(1, 9)), columns(pick(1, 70)), depth(pick(1, 70)), e(e),
+      : tokens(tokens),
+        k_routes(pick(1, 4)),
+        experts(pick(1, 9)),
+        columns(pick(1, 70)),
+        depth(pick(1, 70)),
+        e(e),
         ids(random_ids(tokens * k_routes, experts, kind)),
         w(TestWeight::random(experts * n() * depth, pick_dtype(), 0.3f)) {
-    for (int i = 0; i < e.extras; ++i) extras.push_back(TestWeight::random(experts * columns, pick_dtype()));
+    for (int i = 0; i < e.extras; ++i)
+      extras.push_back(TestWeight::random(experts * columns, pick_dtype()));
   }
   int64_t n() const { return e.glu ? 2 * columns : columns; }
   int64_t routes() const { return tokens * k_routes; }
@@ -134,13 +149,15 @@ struct Experts {
   double want(const float* x, int64_t expert, int64_t j) const {
     std::vector<double> values;
     for (const TestWeight& extra : extras) values.push_back(extra[expert * columns + j]);
-    return e.want(dot(x, w, expert * n() + j, depth), e.glu ? dot(x, w, expert * n() + columns + j, depth) : 0, values);
+    return e.want(dot(x, w, expert * n() + j, depth),
+                  e.glu ? dot(x, w, expert * n() + columns + j, depth) : 0, values);
   }
 };
 
 /// out[to(r)] against expert(r) on x row in(r); expert -1: zero.
 void check_rows(const Experts& x, const std::vector<float>& in, const std::vector<float>& out,
-                const std::function<int64_t(int64_t)>& expert, const std::function<int64_t(int64_t)>& row,
+                const std::function<int64_t(int64_t)>& expert,
+                const std::function<int64_t(int64_t)>& row,
                 const std::function<int64_t(int64_t)>& to) {
   for (int64_t r = 0; r < x.routes(); ++r) {
     for (int64_t j = 0; j < x.columns; ++j) {
@@ -162,12 +179,23 @@ TEST(HostRoutedLinear, AllRoutings) {
     const std::vector<float> in = random_floats(x.routes() / divide * x.depth);
     std::vector<float> out = poisoned(x.routes() * x.columns);
     Call call;
-    call.p(in).w(x.w).p(x.ids).i(x.routes()).i(divide).i(x.experts).i(x.n()).i(x.depth).i(x.e.glu)
-        .e(x.e.text[0] == 0 ? nullptr : &expr).p(out);
+    call.p(in)
+        .w(x.w)
+        .p(x.ids)
+        .i(x.routes())
+        .i(divide)
+        .i(x.experts)
+        .i(x.n())
+        .i(x.depth)
+        .i(x.e.glu)
+        .e(x.e.text[0] == 0 ? nullptr : &expr)
+        .p(out);
     x.add_extras(call);
-    call.run("routed_linear", pool());
-    check_rows(x, in, out, [&](int64_t r) { return x.ids[static_cast<size_t>(r)]; },
-               [&](int64_t r) { return r / divide; }, [](int64_t r) { return r; });
+    ThreadPool fresh(2);  // its scratch grows within the call
+    call.run("routed_linear", round % 3 == 0 ? fresh : pool());
+    check_rows(
+        x, in, out, [&](int64_t r) { return x.ids[static_cast<size_t>(r)]; },
+        [&](int64_t r) { return r / divide; }, [](int64_t r) { return r; });
     if (HasFatalFailure()) return;
   }
 }
@@ -191,14 +219,26 @@ TEST(HostGroupedLinear, GatherAndScatter) {
     const std::vector<float> in = random_floats((gather ? x.tokens : x.routes()) * x.depth);
     std::vector<float> out = poisoned(x.routes() * x.columns);
     Call call;
-    call.p(in).w(x.w).p(offsets).p(rows).i(x.routes()).i(gather ? x.k_routes : 0).i(scatter).i(x.experts).i(x.n())
-        .i(x.depth).i(x.e.glu).e(x.e.text[0] == 0 ? nullptr : &expr).p(out);
+    call.p(in)
+        .w(x.w)
+        .p(offsets)
+        .p(rows)
+        .i(x.routes())
+        .i(gather ? x.k_routes : 0)
+        .i(scatter)
+        .i(x.experts)
+        .i(x.n())
+        .i(x.depth)
+        .i(x.e.glu)
+        .e(x.e.text[0] == 0 ? nullptr : &expr)
+        .p(out);
     x.add_extras(call);
     call.run("grouped_linear", pool());
     const auto route = [&](int64_t r) { return rows[static_cast<size_t>(r)]; };
-    check_rows(x, in, out, [&](int64_t r) { return x.ids[static_cast<size_t>(route(r))]; },
-               [&](int64_t r) { return gather ? route(r) / x.k_routes : r; },
-               [&](int64_t r) { return scatter ? route(r) : r; });
+    check_rows(
+        x, in, out, [&](int64_t r) { return x.ids[static_cast<size_t>(route(r))]; },
+        [&](int64_t r) { return gather ? route(r) / x.k_routes : r; },
+        [&](int64_t r) { return scatter ? route(r) : r; });
     if (HasFatalFailure()) return;
   }
 }

@@ -6,15 +6,16 @@ namespace {
 
 using namespace host_test;
 
-std::vector<double> normed(const float* x, int64_t n, const TestWeight& w, const TestWeight* bias, bool layer,
-                           double eps, bool plus_one) {
+std::vector<double> normed(const float* x, int64_t n, const TestWeight& w, const TestWeight* bias,
+                           bool layer, double eps, bool plus_one) {
   double mean = 0, squares = 0;
   for (int64_t i = 0; i < n; ++i) mean += layer ? x[i] / static_cast<double>(n) : 0.0;
   for (int64_t i = 0; i < n; ++i) squares += (x[i] - mean) * (x[i] - mean);
   const double scale = 1 / std::sqrt(squares / static_cast<double>(n) + eps);
   std::vector<double> out;
   for (int64_t i = 0; i < n; ++i) {
-    out.push_back((x[i] - mean) * scale * (w[i] + (plus_one ? 1.0 : 0.0)) + (bias != nullptr ? (*bias)[i] : 0.0));
+    out.push_back((x[i] - mean) * scale * (w[i] + (plus_one ? 1.0 : 0.0)) +
+                  (bias != nullptr ? (*bias)[i] : 0.0));
   }
   return out;
 }
@@ -51,7 +52,8 @@ TEST(HostNorm, AllKinds) {
       }
       const auto want = normed(row.data(), n, w, biased ? &b : nullptr, layer, 1e-5, plus_one);
       for (int64_t i = 0; i < n; ++i) {
-        expect_near(out[static_cast<size_t>(r * n + i)], want[static_cast<size_t>(i)], 1e-5, "norm");
+        expect_near(out[static_cast<size_t>(r * n + i)], want[static_cast<size_t>(i)], 1e-5,
+                    "norm");
       }
     }
   }

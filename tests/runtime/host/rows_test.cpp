@@ -12,11 +12,13 @@ TEST(HostRows, Embedding) {
     const int64_t vocab = 20, width = 37, offset = 2;
     TestWeight table = TestWeight::random(vocab * width, pick_dtype());
     std::vector<int32_t> ids;
-    for (int64_t t = 0; t < tokens; ++t) ids.push_back(static_cast<int32_t>(pick(0, vocab - 1 - offset)));
+    for (int64_t t = 0; t < tokens; ++t)
+      ids.push_back(static_cast<int32_t>(pick(0, vocab - 1 - offset)));
     std::vector<float> out = poisoned(tokens * width);
     Call().p(ids).w(table).i(tokens).i(vocab).i(width).i(offset).p(out).run("embedding", pool());
     for (int64_t i = 0; i < tokens * width; ++i) {
-      EXPECT_EQ(out[static_cast<size_t>(i)], table[(ids[static_cast<size_t>(i / width)] + offset) * width + i % width]);
+      EXPECT_EQ(out[static_cast<size_t>(i)],
+                table[(ids[static_cast<size_t>(i / width)] + offset) * width + i % width]);
     }
   }
 }
@@ -41,7 +43,8 @@ TEST(HostRows, GatherRows) {
     std::vector<float> out = poisoned(count * width);
     Call().p(x).p(rows).i(n).i(count).i(width).p(out).run("gather_rows", pool());
     for (int64_t i = 0; i < count * width; ++i) {
-      EXPECT_EQ(out[static_cast<size_t>(i)], x[static_cast<size_t>(rows[static_cast<size_t>(i / width)] * width + i % width)]);
+      EXPECT_EQ(out[static_cast<size_t>(i)],
+                x[static_cast<size_t>(rows[static_cast<size_t>(i / width)] * width + i % width)]);
     }
   }
 }
@@ -64,7 +67,8 @@ TEST(HostRows, Transpose) {
   for (int64_t n = 0; n < batch; ++n) {
     for (int64_t i = 0; i < a; ++i) {
       for (int64_t j = 0; j < b; ++j) {
-        EXPECT_EQ(out[static_cast<size_t>((n * b + j) * a + i)], x[static_cast<size_t>((n * a + i) * b + j)]);
+        EXPECT_EQ(out[static_cast<size_t>((n * b + j) * a + i)],
+                  x[static_cast<size_t>((n * a + i) * b + j)]);
       }
     }
   }
@@ -82,12 +86,23 @@ TEST(HostRows, CombineRoutes) {
     }
     const bool add = pick(0, 1) == 1;
     std::vector<float> out = poisoned(tokens * h);
-    Call().p(y).p(w).p(ids).p(add ? residual.data() : nullptr).i(tokens).i(k).i(h).p(out).run("combine_routes", pool());
+    Call()
+        .p(y)
+        .p(w)
+        .p(ids)
+        .p(add ? residual.data() : nullptr)
+        .i(tokens)
+        .i(k)
+        .i(h)
+        .p(out)
+        .run("combine_routes", pool());
     for (int64_t t = 0; t < tokens; ++t) {
       for (int64_t c = 0; c < h; ++c) {
         double want = add ? residual[static_cast<size_t>(t * h + c)] : 0.0;
         for (int64_t r = t * k; r < (t + 1) * k; ++r) {
-          if (ids[static_cast<size_t>(r)] >= 0) want += static_cast<double>(w[static_cast<size_t>(r)]) * y[static_cast<size_t>(r * h + c)];
+          if (ids[static_cast<size_t>(r)] >= 0)
+            want +=
+                static_cast<double>(w[static_cast<size_t>(r)]) * y[static_cast<size_t>(r * h + c)];
         }
         expect_near(out[static_cast<size_t>(t * h + c)], want, 1e-6, "combine");
       }

@@ -10,18 +10,21 @@ namespace {
 using namespace host_test;
 
 /// Kept ids with their probabilities, in id order.
-std::vector<std::pair<int32_t, double>> kept(const std::vector<float>& logits, double temperature, int64_t top_k,
-                                             double top_p) {
+std::vector<std::pair<int32_t, double>> kept(const std::vector<float>& logits, double temperature,
+                                             int64_t top_k, double top_p) {
   std::vector<int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
     return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
   });
-  if (top_k > 0 && top_k < static_cast<int64_t>(order.size())) order.resize(static_cast<size_t>(top_k));
+  if (top_k > 0 && top_k < static_cast<int64_t>(order.size()))
+    order.resize(static_cast<size_t>(top_k));
   std::vector<std::pair<int32_t, double>> p;
   double total = 0;
   for (int32_t id : order) {
-    p.emplace_back(id, std::exp((static_cast<double>(logits[static_cast<size_t>(id)]) - logits[static_cast<size_t>(order[0])]) / temperature));
+    p.emplace_back(id, std::exp((static_cast<double>(logits[static_cast<size_t>(id)]) -
+                                 logits[static_cast<size_t>(order[0])]) /
+                                temperature));
     total += p.back().second;
   }
   double mass = 0;
@@ -38,7 +41,16 @@ struct Rows {
   std::vector<int32_t> top_k, ids;
   void run(int64_t rows, int64_t vocab) {
     ids.assign(static_cast<size_t>(rows), -7);
-    Call().p(logits).p(temperature).p(top_k).p(top_p).p(uniform).i(rows).i(vocab).p(ids).run("sample", pool());
+    Call()
+        .p(logits)
+        .p(temperature)
+        .p(top_k)
+        .p(top_p)
+        .p(uniform)
+        .i(rows)
+        .i(vocab)
+        .p(ids)
+        .run("sample", pool());
   }
 };
 
@@ -57,7 +69,8 @@ TEST(HostSample, MatchesTheDefinition) {
     r.run(rows, vocab);
     for (int64_t i = 0; i < rows; ++i) {
       const auto at = static_cast<size_t>(i);
-      const std::vector<float> row(r.logits.begin() + i * vocab, r.logits.begin() + (i + 1) * vocab);
+      const std::vector<float> row(r.logits.begin() + i * vocab,
+                                   r.logits.begin() + (i + 1) * vocab);
       const auto p = kept(row, r.temperature[at], r.top_k[at], r.top_p[at]);
       double cumulative = 0, before = 0;
       int32_t want = p.back().first;
@@ -65,7 +78,8 @@ TEST(HostSample, MatchesTheDefinition) {
       for (const auto& [id, weight] : p) {
         before = cumulative;
         cumulative += weight;
-        margin = std::min({margin, std::fabs(cumulative - r.uniform[at]), std::fabs(before - r.uniform[at]) + (before == 0 ? 1 : 0)});
+        margin = std::min({margin, std::fabs(cumulative - r.uniform[at]),
+                           std::fabs(before - r.uniform[at]) + (before == 0 ? 1 : 0)});
         if (cumulative > r.uniform[at]) {
           want = id;
           break;
@@ -75,7 +89,8 @@ TEST(HostSample, MatchesTheDefinition) {
         EXPECT_EQ(r.ids[at], want);
       }
       // Whatever the rounding: an id that was kept.
-      EXPECT_TRUE(std::any_of(p.begin(), p.end(), [&](const auto& x) { return x.first == r.ids[at]; }));
+      EXPECT_TRUE(
+          std::any_of(p.begin(), p.end(), [&](const auto& x) { return x.first == r.ids[at]; }));
     }
   }
 }

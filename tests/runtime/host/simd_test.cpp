@@ -1,4 +1,5 @@
-// Every instruction set this machine runs, against plain loops: values, tails, and nothing beyond the end.
+// Every instruction set this machine runs, against plain loops: values, tails, and nothing beyond
+// the end.
 #include "runtime/host/simd.h"
 
 #include <functional>
@@ -17,9 +18,10 @@ class SimdTest : public testing::TestWithParam<const Simd*> {
 };
 
 TEST_P(SimdTest, UnaryMatchesTheDefinition) {
-  const Expr::Code codes[] = {Expr::Code::neg, Expr::Code::silu, Expr::Code::gelu, Expr::Code::gelu_tanh,
-                              Expr::Code::quick_gelu, Expr::Code::relu, Expr::Code::sigmoid, Expr::Code::tanh,
-                              Expr::Code::exp, Expr::Code::sqrt, Expr::Code::rsqrt, Expr::Code::abs};
+  const Expr::Code codes[] = {Expr::Code::neg,       Expr::Code::silu,       Expr::Code::gelu,
+                              Expr::Code::gelu_tanh, Expr::Code::quick_gelu, Expr::Code::relu,
+                              Expr::Code::sigmoid,   Expr::Code::tanh,       Expr::Code::exp,
+                              Expr::Code::sqrt,      Expr::Code::rsqrt,      Expr::Code::abs};
   std::vector<float> x;
   for (float s = 1e-6f; s < 200.0f; s *= 1.07f) {
     x.push_back(s);
@@ -79,7 +81,8 @@ TEST_P(SimdTest, LoopsAndReductionsAtEverySize) {
     v.binary[static_cast<int>(Binary::max)](out.data(), a.data(), b.data(), n);
     check("max", [&](size_t i) { return std::max(a[i], b[i]); });
     v.silu_mul(out.data(), a.data(), b.data(), n);
-    check("silu_mul", [&](size_t i) { return a[i] / (1 + std::exp(-static_cast<double>(a[i]))) * b[i]; });
+    check("silu_mul",
+          [&](size_t i) { return a[i] / (1 + std::exp(-static_cast<double>(a[i]))) * b[i]; });
     out = b;
     v.axpy(out.data(), 0.5f, a.data(), n);
     check("axpy", [&](size_t i) { return b[i] + 0.5 * a[i]; });
@@ -133,7 +136,9 @@ TEST_P(SimdTest, Dot) {
     for (int i = 0; i < rows; ++i) {
       for (int64_t j = 0; j < n; ++j) {
         double want = 0;
-        for (int64_t c = 0; c < k; ++c) want += static_cast<double>(x[static_cast<size_t>(i)][static_cast<size_t>(c)]) * w[j * ldw + c];
+        for (int64_t c = 0; c < k; ++c)
+          want += static_cast<double>(x[static_cast<size_t>(i)][static_cast<size_t>(c)]) *
+                  w[j * ldw + c];
         expect_near(out[static_cast<size_t>(i * n + j)], want, 3e-6 * std::sqrt(k), "dot");
       }
     }
@@ -145,7 +150,8 @@ TEST_P(SimdTest, PackAndGemm) {
     const int vectors = static_cast<int>(pick(1, v.panel_vectors + 1));
     const int wide = vectors > v.panel_vectors ? 4 : vectors;
     const int64_t width = wide * v.lanes;
-    const int64_t n = pick(1, width), m = pick(0, 19), k = pick(1, 50), k0 = pick(0, 5), ldw = k0 + k;
+    const int64_t n = pick(1, width), m = pick(0, 19), k = pick(1, 50), k0 = pick(0, 5),
+                  ldw = k0 + k;
     TestWeight w = TestWeight::random((n - 1) * ldw + ldw, pick_dtype());
     std::vector<float> panel = poisoned(k * width);
     v.pack(panel.data(), width, w.data(), w.dtype, ldw, k0, k, n, width);
@@ -158,8 +164,8 @@ TEST_P(SimdTest, PackAndGemm) {
     const std::vector<float> a = random_floats(m * k);
     std::vector<float> c = accumulate ? random_floats(m * width) : poisoned(m * width);
     const std::vector<float> before = c;
-    v.gemm(a.data(), by_columns ? 1 : k, by_columns ? m : 1, m, panel.data(), width, wide, k, c.data(), width,
-           accumulate);
+    v.gemm(a.data(), by_columns ? 1 : k, by_columns ? m : 1, m, panel.data(), width, wide, k,
+           c.data(), width, accumulate);
     for (int64_t i = 0; i < m; ++i) {
       for (int64_t j = 0; j < width; ++j) {
         double want = accumulate ? before[static_cast<size_t>(i * width + j)] : 0.0;

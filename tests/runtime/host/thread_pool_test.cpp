@@ -1,4 +1,5 @@
-// ThreadPool: every chunk once, results visible, whatever the number of threads and the rhythm of calls.
+// ThreadPool: every chunk once, results visible, whatever the number of threads and the rhythm of
+// calls.
 #include "runtime/host/thread_pool.h"
 
 #include <gtest/gtest.h>
@@ -15,7 +16,8 @@ TEST(ThreadPool, RunsEveryChunkOnce) {
     ThreadPool pool(threads);
     EXPECT_EQ(pool.threads(), threads);
     for (int64_t chunks : {0, 1, 2, 3, 7, 64, 1000}) {
-      std::vector<int> seen(static_cast<size_t>(chunks), 0);  // plain ints: TSan proves that no chunk runs twice
+      std::vector<int> seen(static_cast<size_t>(chunks),
+                            0);  // plain ints: TSan proves that no chunk runs twice
       pool.parallel_for(chunks, [&](int64_t chunk, int worker) {
         ASSERT_GE(worker, 0);
         ASSERT_LT(worker, threads);
@@ -42,9 +44,11 @@ TEST(ThreadPool, ManyShortLoopsSeeEachOthersResults) {
 TEST(ThreadPool, WakesSleepers) {
   ThreadPool pool(2);
   for (int loop = 0; loop < 20; ++loop) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));  // long enough for the worker to sleep
+    std::this_thread::sleep_for(
+        std::chrono::milliseconds(1));  // long enough for the worker to sleep
     std::vector<int> by(2, -1);
-    pool.parallel_for(2, [&](int64_t chunk, int worker) { by[static_cast<size_t>(chunk)] = worker; });
+    pool.parallel_for(2,
+                      [&](int64_t chunk, int worker) { by[static_cast<size_t>(chunk)] = worker; });
     EXPECT_GE(by[0], 0);
     EXPECT_GE(by[1], 0);
   }
@@ -66,7 +70,7 @@ TEST(ThreadPool, WorkersTakePart) {
 
 TEST(ThreadPool, ScratchIsAlignedAndKept) {
   ThreadPool pool(2);
-  for (int worker : {-1, 0, 1}) {
+  for (int worker : {-2, -1, 0, 1}) {
     void* small = pool.scratch(worker, 1000);
     EXPECT_EQ(reinterpret_cast<uintptr_t>(small) % 64, 0u);
     EXPECT_EQ(pool.scratch(worker, 10), small);
