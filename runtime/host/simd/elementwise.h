@@ -2,6 +2,8 @@
 // only.
 #pragma once
 
+#include "runtime/host/simd/math.h"
+
 namespace shunt::host::SHUNT_ISA {
 
 // A function of vectors over arrays, the last part of a vector included.

@@ -2,6 +2,8 @@
 // rest below 5e-7. Included by table.h only.
 #pragma once
 
+#include "runtime/host/simd/vec.h"
+
 namespace shunt::host::SHUNT_ISA {
 
 /// Infinities, zero and NaN come out as of std::exp; subnormal results are kept.

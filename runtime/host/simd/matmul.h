@@ -2,6 +2,8 @@
 // register-tiled product of many rows with a packed panel of it. Included by table.h only.
 #pragma once
 
+#include "runtime/host/simd/math.h"
+
 namespace shunt::host::SHUNT_ISA {
 
 // ---- few rows: accumulators run along K, so that the weight is read once and never transposed

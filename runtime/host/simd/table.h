@@ -3,12 +3,10 @@
 // include no other header but these.
 #pragma once
 
-// clang-format off: each builds on the ones before
 #include "runtime/host/simd/elementwise.h"
 #include "runtime/host/simd/math.h"
 #include "runtime/host/simd/matmul.h"
 #include "runtime/host/simd/vec.h"
-// clang-format on
 
 #define SHUNT_NAME(x) #x
 #define SHUNT_NAME_OF(x) SHUNT_NAME(x)
