@@ -122,13 +122,17 @@ void BoundProgram::add(const Launch& l) {
     host_calls_.push_back({f, first, static_cast<uint32_t>(l.args.size())});
     return;
   }
+  const Kind previous = steps_.empty() ? Kind::load : steps_.back().kind;
   steps_.push_back({Kind::launch, static_cast<uint32_t>(gpu_calls_.size())});
   gpu_calls_.push_back({machine_.gpu->kernels[static_cast<size_t>(l.kernel)], {}, first, {}});
   GpuCall& call = gpu_calls_.back();
   call.config.threads = static_cast<uint32_t>(l.threads);
   call.config.smem = static_cast<uint32_t>(l.smem);
   call.config.cluster = l.cluster;
-  call.config.dependent = l.dependent;
+  // After a copy or fill there is no kernel whose end could be awaited: then it starts the usual
+  // way.
+  const bool after_kernel = previous == Kind::launch || previous == Kind::matmul;
+  call.config.dependent = l.dependent && after_kernel;
   for (size_t i = 0; i < 3; ++i) call.grid[i] = bind(l.grid[i], &call.grid[i]);
 }
 

@@ -238,6 +238,11 @@ TEST(Session, Refusals) {
   options.kv_pages = -1;
   EXPECT_NE(user_error_of([&] { Session(test::tiny_plan(), "", options); }).find("--kv-pages -1"),
             std::string::npos);
+  for (const int64_t many : {int64_t{1} << 40, INT64_MAX}) {
+    options.kv_pages = many;
+    EXPECT_NE(user_error_of([&] { Session(test::tiny_plan(), "", options); }).find("too large"),
+              std::string::npos);
+  }
   Session session(test::tiny_plan(), "", one_thread());
   EXPECT_THROW(session.input("no such port"), InternalError);
   EXPECT_THROW(session.output("logits", 1 << 20), InternalError);

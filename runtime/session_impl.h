@@ -1,0 +1,124 @@
+// The inside of a Session, shared by session_start.cpp (prepare, initialise) and session.cpp (run).
+#pragma once
+
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "ir/target.h"
+#include "runtime/device.h"
+#include "runtime/program.h"
+#include "runtime/session.h"
+
+namespace shunt {
+
+inline constexpr int64_t kArenaAlignment = 256;
+
+inline int64_t align_up(int64_t n) {
+  return (n + kArenaAlignment - 1) / kArenaAlignment * kArenaAlignment;
+}
+
+/// Host memory, aligned and zeroed (by the system, when first touched).
+class HostBuffer {
+ public:
+  HostBuffer() = default;
+  /// Throws UserError if the system has no such amount.
+  HostBuffer(int64_t bytes, const char* purpose);
+  std::byte* data() const;
+
+ private:
+  struct Free {
+    void operator()(std::byte* p) const { std::free(p); }
+  };
+  std::unique_ptr<std::byte, Free> memory_;
+};
+
+/// Tokens, sequences, and rows of logits of a run.
+struct Sizes {
+  int64_t T = 0, S = 0, R = 0;
+};
+
+struct Session::Impl {
+  /// A byte range of the io memory (from the dims array on) that a run uploads.
+  struct Segment {
+    int64_t begin, end;
+  };
+  struct Prepared {
+    std::unique_ptr<BoundProgram> bound;
+    std::vector<int> inputs;        // ports it reads, but forced.*
+    std::vector<int> forced;        // ports forced.* it reads
+    std::vector<Segment> segments;  // of `inputs`, merged
+    Graph graph;
+    bool warm = false;  // has run once, so that libraries have loaded their kernels
+  };
+
+  Session* self = nullptr;
+  Plan plan;
+  SessionOptions options;
+  const Target* target = nullptr;
+  Machine machine;
+  Addresses addresses;
+  MemoryUse memory;
+  int64_t pages = 0;
+  bool alive = true;
+
+  DeviceBuffer device_weights, device_workspace, device_io, device_state;
+  HostBuffer host_weights, host_workspace, host_io, host_state;
+  PinnedBuffer mirror;             // of the io memory, on a GPU
+  std::byte* io_host = nullptr;    // dims array, then the io arena, as the host sees them
+  std::optional<Event> uploaded;   // when the device has taken the last inputs
+  std::vector<char> forced_dirty;  // by port
+  int dim_T = -1, dim_S = -1, dim_R = -1;
+  std::vector<int64_t> dims;  // of the run in progress, in the order of plan.dims
+  std::vector<Prepared> programs;
+  Sizes sizes;
+
+  bool cpu() const { return target->is_cpu(); }
+  void activate() const {
+    if (!cpu()) use_device(machine.gpu->device);
+  }
+  const Buffer& buffer_of(const Port& port) const {
+    return plan.buffers[static_cast<size_t>(port.buffer)];
+  }
+  int64_t io_offset(const Buffer& b) const {
+    return align_up(static_cast<int64_t>(plan.dims.size() * sizeof(int32_t))) + b.offset;
+  }
+  std::byte* host_of(const Buffer& b) const { return io_host + io_offset(b); }
+
+  // ---- prepare and initialise (session_start.cpp) ----
+  void prepare();
+  void open_device();
+  void place_states();
+  void find_dims();
+  void initialise(const std::filesystem::path& plan_directory);
+  void load_kernels(const std::filesystem::path& plan_directory);
+  void run_load(const Program& p, BoundProgram& bound);
+  void write_constant(const Constant& c);
+  void make_arenas();
+  int64_t choose_pages() const;
+  void find_inputs(const Program& p, Prepared& prepared);
+
+  // ---- run (session.cpp) ----
+  bool uses_graph(const Prepared& p) const;
+  int choose(bool decode, const Sizes& s) const;
+  DimDecl range_of(const Program& p, int dim) const;
+  bool holds(const Program& p, const Sizes& s, bool padded) const;
+  void set_upper_dims(const Program& p);
+  void set_dim(int dim, int64_t value);
+  void run(Prepared& p, const Sizes& s, StepObserver* observer, std::vector<StepTime>* times);
+  void run_graph(Prepared& p);
+  void run_steps(Prepared& p, StepObserver* observer, std::vector<StepTime>* times);
+  void run_named(Prepared& p, size_t step, bool wait);
+  StepTime step_time(const Step& s, double seconds) const;
+  void observe(const Program& program, size_t step, StepObserver& observer);
+  void pad(const Prepared& p, const Sizes& s, const Sizes& bucket);
+  void pad_port(const Port& port, const Sizes& s, const Sizes& bucket);
+  void write_true_dims(const Sizes& s);
+  void upload(const Prepared& p);
+  void poison(const Program& program);
+  const Port& port(std::string_view role) const;
+  Prepared& sample_program(int64_t R);
+};
+
+}  // namespace shunt
