@@ -46,7 +46,8 @@ std::vector<jit::Header> reached_headers(const JitSource& source,
   for (std::string& name : included_names(source.text))
     waiting.emplace_back(std::move(name), source.name);
   while (!waiting.empty()) {
-    const auto [name, by] = std::move(waiting.back());
+    const std::string name = std::move(waiting.back().first);
+    const std::string by = std::move(waiting.back().second);
     waiting.pop_back();
     if (reached.contains(name)) continue;
     const auto found = std::find_if(all.begin(), all.end(),
