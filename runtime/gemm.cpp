@@ -120,12 +120,14 @@ PreferenceHandle make_preference(const GemmShape& s) {
 struct Gemm::Impl {
   cublasLtHandle_t handle = nullptr;
   std::vector<std::unique_ptr<Entry>> entries;
+  int64_t queries = 0;
 
   cublasLtMatmulAlgo_t choose(Entry& e, int64_t m, const PreferenceHandle& preference) {
     set_columns(e.b, m);
     set_columns(e.d, m);
     cublasLtMatmulHeuristicResult_t result = {};
     int found = 0;
+    ++queries;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
         handle, raw(e.op), raw(e.a), raw(e.b), raw(e.d), raw(e.d),
         static_cast<cublasLtMatmulPreference_t>(preference.get()), 1, &result, &found);
@@ -162,6 +164,9 @@ int Gemm::prepare(const GemmShape& shape, int64_t max_m) {
   }
   return static_cast<int>(index);
 }
+
+int64_t Gemm::queries() const { return impl_->queries; }
+int64_t Gemm::shapes() const { return static_cast<int64_t>(impl_->entries.size()); }
 
 void Gemm::run(int shape, int64_t m, const GemmOperands& o, Stream& stream) {
   Entry& e = *impl_->entries[static_cast<size_t>(shape)];

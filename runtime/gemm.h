@@ -43,6 +43,9 @@ class Gemm {
   /// Chooses algorithms for all m in [1, max_m] and returns the shape's number for run(). Equal
   /// shapes share it. Throws DeviceError if cuBLASLt has none that fits the workspace.
   int prepare(const GemmShape& shape, int64_t max_m);
+  /// Heuristic queries made so far, and the shapes they were for.
+  int64_t queries() const;
+  int64_t shapes() const;
   /// Queues one product; `m` at most the greatest max_m prepared. Does not allocate; may be
   /// captured.
   void run(int shape, int64_t m, const GemmOperands& operands, Stream& stream);

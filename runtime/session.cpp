@@ -278,6 +278,28 @@ Session::Impl::Prepared& Session::Impl::sample_program(int64_t R) {
   return *best;
 }
 
+void Session::Impl::synchronize() {
+  if (cpu()) return;
+  try {
+    machine.gpu->stream.synchronize();
+  } catch (const DeviceError&) {
+    alive = false;
+    throw;
+  }
+}
+
+/// Device memory to the host, after everything queued so far.
+void Session::Impl::download(std::byte* to, const std::byte* from, int64_t bytes) {
+  activate();
+  try {
+    copy_to_host(to, from, bytes, machine.gpu->stream);
+  } catch (const DeviceError&) {
+    alive = false;
+    throw;
+  }
+  synchronize();
+}
+
 // ---- the public interface ----
 
 Session::Session(Plan plan, const std::filesystem::path& plan_directory, SessionOptions options)
@@ -313,10 +335,7 @@ std::span<const std::byte> Session::output(std::string_view role, int64_t bytes)
   if (bytes < 0) bytes = b.bytes;
   SHUNT_CHECK(bytes <= b.bytes, "port '{}' has {} bytes, not {}", role, b.bytes, bytes);
   if (!impl_->cpu()) {
-    impl_->activate();
-    copy_to_host(impl_->host_of(b), impl_->addresses.dims + impl_->io_offset(b), bytes,
-                 impl_->machine.gpu->stream);
-    synchronize();
+    impl_->download(impl_->host_of(b), impl_->addresses.dims + impl_->io_offset(b), bytes);
   }
   return {impl_->host_of(b), static_cast<size_t>(bytes)};
 }
@@ -339,15 +358,7 @@ void Session::run_sample(int64_t R, StepObserver* observer) {
   impl_->run(p, {impl_->sizes.T, impl_->sizes.S, R}, observer, nullptr);
 }
 
-void Session::synchronize() {
-  if (impl_->cpu()) return;
-  try {
-    impl_->machine.gpu->stream.synchronize();
-  } catch (const DeviceError&) {
-    impl_->alive = false;
-    throw;
-  }
-}
+void Session::synchronize() { impl_->synchronize(); }
 
 const Program& Session::step_program(bool decode, int64_t T, int64_t S, int64_t R) const {
   return impl_->plan.programs[static_cast<size_t>(impl_->choose(decode, {T, S, R}))];
@@ -373,8 +384,7 @@ void Session::read_buffer(int buffer, std::vector<std::byte>& out) {
   if (impl_->cpu()) {
     std::memcpy(out.data(), from, out.size());
   } else {
-    copy_to_host(out.data(), from, bytes, impl_->machine.gpu->stream);
-    synchronize();
+    impl_->download(out.data(), from, bytes);
   }
 }
 

@@ -49,6 +49,7 @@ struct SessionOptions {
   std::filesystem::path
       model_directory;  // where the checkpoint is now; empty: where it was at compile time
   std::function<void(int64_t done, int64_t total)> progress;  // bytes of weights read
+  std::function<void(const std::string&)> log;  // what is chosen at load (cuBLASLt algorithms)
 };
 
 struct StepInfo {

@@ -116,6 +116,8 @@ struct Session::Impl {
   void pad_port(const Port& port, const Sizes& s, const Sizes& bucket);
   void write_true_dims(const Sizes& s);
   void upload(const Prepared& p);
+  void synchronize();
+  void download(std::byte* to, const std::byte* from, int64_t bytes);
   void poison(const Program& program);
   const Port& port(std::string_view role) const;
   Prepared& sample_program(int64_t R);

@@ -195,6 +195,10 @@ void Session::Impl::initialise(const std::filesystem::path& plan_directory) {
   }
   if (!cpu()) {
     machine.gpu->stream.synchronize();
+    if (options.log && machine.gpu->gemm.queries() > 0) {
+      options.log(fmt::format("cuBLASLt: {} algorithms chosen for {} shapes of matmul",
+                              machine.gpu->gemm.queries(), machine.gpu->gemm.shapes()));
+    }
     if (options.capture_at_start && options.cuda_graphs) {
       for (Prepared& p : programs) {
         if (!uses_graph(p)) continue;
