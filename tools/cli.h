@@ -24,7 +24,10 @@ struct CompileFlags {
   CompileOptions options;
   std::string input;      // PLAN or MODEL_DIR
   std::string target;     // empty: the first GPU, else cpu
-  void add_to(CLI::App* command, bool limits = true);
+  std::string model_dir;  // of a plan: where its checkpoint is now; empty: where it was at compile time
+  void add_to(CLI::App* command);
+  /// --model-dir, for commands that load a plan.
+  void add_model_dir(CLI::App* command);
   /// `options` completed with the input, target, and printing of phases and warnings to stderr.
   CompileOptions resolved(bool print_phases) const;
   /// The plan directory: the input itself if it is one, else the cached plan of the model, compiled if need be. Says

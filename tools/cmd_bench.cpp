@@ -37,14 +37,19 @@ void print_header() {
   fmt::print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
 }
 
+/// A share of the roofline; the cpu target stands for no machine in particular, so it has none.
+std::string share_text(const Plan& plan, double share) {
+  return find_target(plan.target).is_cpu() ? "-" : fmt::format("{:.0f} %", share * 100);
+}
+
 void print_row(const Plan& plan, const BenchResult& r) {
-  fmt::print("| {} | {} | {} | {} | {:.0f} ({:.0f}..{:.0f}) | {:.0f} % | {:.1f} ({:.1f}..{:.1f}) | {:.3f} | {:.0f} | "
-             "{:.2f} | {:.1f} | {:.0f} % |\n",
+  fmt::print("| {} | {} | {} | {} | {:.0f} ({:.0f}..{:.0f}) | {} | {:.1f} ({:.1f}..{:.1f}) | {:.3f} | {:.0f} | "
+             "{:.2f} | {:.1f} | {} |\n",
              plan.model.name, plan.target, r.what.batch, r.what.prompt, r.prefill_tokens_per_s.median,
-             r.prefill_tokens_per_s.low, r.prefill_tokens_per_s.high, r.prefill_roofline_share * 100,
+             r.prefill_tokens_per_s.low, r.prefill_tokens_per_s.high, share_text(plan, r.prefill_roofline_share),
              r.decode_tokens_per_s.median, r.decode_tokens_per_s.low, r.decode_tokens_per_s.high,
              r.step_seconds * 1e3, r.decode_bytes / r.step_seconds / 1e9, r.decode_flops / r.step_seconds / 1e12,
-             r.distinct_experts, r.decode_roofline_share * 100);
+             r.distinct_experts, share_text(plan, r.decode_roofline_share));
   std::fflush(stdout);
 }
 
@@ -75,6 +80,7 @@ int body(const Flags& f) {
   const std::filesystem::path directory = plan_for(f);
   Plan plan = load_plan(directory);
   SessionOptions options;
+  options.model_directory = f.compile.model_dir;
   options.threads = f.threads;
   options.capture_at_start = true;
   for (int64_t p : f.prompts) {
@@ -119,6 +125,7 @@ void add_bench(CLI::App& app, Command& slot) {
   const auto positive = CLI::Range(int64_t{1}, int64_t{1} << 24);
   c->add_option("PLAN|MODEL_DIR", f->compile.input, "plan or model directory")->required();
   f->compile.add_to(c);
+  f->compile.add_model_dir(c);
   c->add_option("-p,--prompt", f->prompts, "prompt lengths")->delimiter(',')->check(positive);
   c->add_option("-n,--decode", f->decode, "tokens to decode")->check(positive);
   c->add_option("-b,--batch", f->batches, "sequences in the batch")->delimiter(',')->check(positive);

@@ -16,15 +16,18 @@ CLI::App* add_command(CLI::App& app, const std::string& name, const std::string&
   return command;
 }
 
-void CompileFlags::add_to(CLI::App* command, bool limits) {
+void CompileFlags::add_to(CLI::App* command) {
   command->add_option("--target", target, "cpu, sm_90a or sm_80 (default: the first GPU, else cpu)");
-  if (!limits) return;
   command->add_option("--dtype", options.dtype, "type of activations: auto, bf16, f16 or f32");
   command->add_option("--max-model-len", options.max_model_len,
                       "tokens of a sequence, prompt and output (0: the model's, at most 8192)");
   command->add_option("--max-num-seqs", options.max_num_seqs, "sequences in a batch (0: 64)");
   command->add_option("--max-num-batched-tokens", options.max_num_batched_tokens, "tokens in a step (0: 2048)");
   command->add_flag("--dummy-weights", options.dummy_weights, "random weights; needs only config.json");
+}
+
+void CompileFlags::add_model_dir(CLI::App* command) {
+  command->add_option("--model-dir", model_dir, "of a plan: its model directory, if that was moved");
 }
 
 CompileOptions CompileFlags::resolved(bool print_phases) const {

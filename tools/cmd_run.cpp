@@ -108,6 +108,7 @@ class Runner {
   SessionOptions session_options() {
     SessionOptions o;
     o.kv_pages = flags_.kv_pages;
+    o.model_directory = flags_.compile.model_dir;
     o.threads = flags_.threads;
     o.progress = [this](int64_t done, int64_t total) {
       progress_.show(fmt::format("loading {} of {}", human_bytes(done), human_bytes(total)));
@@ -116,8 +117,8 @@ class Runner {
   }
 
   std::filesystem::path tokenizer_path(const Plan& plan) const {
-    const std::filesystem::path model =
-        is_plan_directory(flags_.compile.input) ? plan.model_directory : flags_.compile.input;
+    std::filesystem::path model = flags_.compile.input;
+    if (is_plan_directory(model)) model = flags_.compile.model_dir.empty() ? plan.model_directory : flags_.compile.model_dir;
     const auto path = model / "tokenizer.json";
     if (model.empty() || !std::filesystem::exists(path)) {
       user_error("{}: no tokenizer.json: give token ids with --ids -p 1,2,3", model.string());
@@ -170,6 +171,7 @@ void add_run(CLI::App& app, Command& slot) {
   c->add_option("PLAN|MODEL_DIR", f->compile.input, "plan or model directory")->required();
   c->add_option("-p,--prompt", f->prompts, "prompt; several make a batch")->required();
   f->compile.add_to(c);
+  f->compile.add_model_dir(c);
   c->add_option("-n,--tokens", f->tokens, "tokens to generate at most")->check(CLI::Range(1, 1 << 24));
   c->add_option("--temperature", f->temperature, "0: greedy");
   c->add_option("--top-k", f->top_k, "sample among the k likeliest tokens (0: all)");

@@ -53,7 +53,7 @@ std::unique_ptr<StepRunner> make_runner(const Flags& f, const CompileOptions& o,
   const std::filesystem::path plan =
       is_plan_directory(f.compile.input) ? std::filesystem::path(f.compile.input) : compile_cached(o).directory;
   *float32 = load_plan(plan).activation_dtype == "f32";
-  return make_plan_runner(plan, f.kv_pages);
+  return make_plan_runner(plan, f.kv_pages, f.compile.model_dir);
 }
 
 int print_report(const VerifyReport& report, bool json) {
@@ -73,7 +73,9 @@ int verify_nll(const Flags& f) {
   if (!file) user_error("{}: cannot be opened", f.text);
   const std::string text(std::istreambuf_iterator<char>(file), {});
   std::filesystem::path model = f.compile.input;
-  if (is_plan_directory(model)) model = load_plan(model).model_directory;
+  if (is_plan_directory(model)) {
+    model = f.compile.model_dir.empty() ? load_plan(model).model_directory : f.compile.model_dir;
+  }
   std::vector<int32_t> ids = Tokenizer::from_file(model / "tokenizer.json").encode(text);
   if (f.tokens > 0) {
     if (static_cast<int64_t>(ids.size()) < f.tokens) user_error("{} has {} tokens, not {}", f.text, ids.size(), f.tokens);
@@ -122,6 +124,7 @@ void add_verify(CLI::App& app, Command& slot) {
                             [f] { return body(*f); });
   c->add_option("PLAN|MODEL_DIR", f->compile.input, "plan or model directory")->required();
   f->compile.add_to(c);
+  f->compile.add_model_dir(c);
   c->add_option("--golden", f->golden, "golden file (default: golden.safetensors or golden.json in the directory)");
   c->add_option("--atol", f->atol, "absolute tolerance (-1: the default rule)");
   c->add_option("--rtol", f->rtol, "relative tolerance (-1: the default rule)");

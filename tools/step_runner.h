@@ -38,8 +38,9 @@ class StepRunner {
   virtual StepValues run(const StepInputs& inputs, bool with_probes) = 0;
 };
 
-/// Runs a plan. `kv_pages` as in SessionOptions.
-std::unique_ptr<StepRunner> make_plan_runner(const std::filesystem::path& plan_directory, int64_t kv_pages);
+/// Runs a plan. `kv_pages` and `model_directory` as in SessionOptions.
+std::unique_ptr<StepRunner> make_plan_runner(const std::filesystem::path& plan_directory, int64_t kv_pages,
+                                             const std::filesystem::path& model_directory = {});
 /// Evaluates the module of a model directory, before passes or after them.
 std::unique_ptr<StepRunner> make_reference_runner(const CompileOptions& options, bool after_passes, int64_t pages);
 

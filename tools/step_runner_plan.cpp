@@ -49,10 +49,12 @@ class ProbeReader : public StepObserver {
 
 class PlanRunner : public StepRunner {
  public:
-  PlanRunner(const std::filesystem::path& directory, int64_t kv_pages)
+  PlanRunner(const std::filesystem::path& directory, int64_t kv_pages,
+             const std::filesystem::path& model_directory)
       : session_(load_plan(directory), directory, [&] {
           SessionOptions o;
           o.kv_pages = kv_pages;
+          o.model_directory = model_directory;
           return o;
         }()) {}
 
@@ -104,8 +106,9 @@ class PlanRunner : public StepRunner {
 
 }  // namespace
 
-std::unique_ptr<StepRunner> make_plan_runner(const std::filesystem::path& plan_directory, int64_t kv_pages) {
-  return std::make_unique<PlanRunner>(plan_directory, kv_pages);
+std::unique_ptr<StepRunner> make_plan_runner(const std::filesystem::path& plan_directory, int64_t kv_pages,
+                                             const std::filesystem::path& model_directory) {
+  return std::make_unique<PlanRunner>(plan_directory, kv_pages, model_directory);
 }
 
 }  // namespace shunt

@@ -1,0 +1,66 @@
+#!/bin/bash
+# GPU checks in one call: tools/device_check.sh WHAT... on a machine with a GPU. Logs go to $OUT (default: a temporary
+# folder), a short table is printed last. SHUNT names the program, PLANS a folder of plans made by `shunt compile`.
+#
+#   verify            conformance models and storyteller: goldens, greedy ids, negative log-likelihood
+#   sealed            every plan in $PLANS runs with --sealed
+#   kernels           the op tests with label gpu (KERNELS_TEST names the test program)
+#   sanitize          compute-sanitizer memcheck and racecheck over storyteller
+#   bench PLAN:P:B... decode and prefill of plans in $PLANS, e.g. bench olmoe-1b-7b:2048:1 (stops at a non-match)
+#   profile PLAN:P:B  the same with one step timed kernel by kernel
+set -u
+SHUNT=${SHUNT:-build/shunt}
+PLANS=${PLANS:-.deps/plans}
+OUT=${OUT:-$(mktemp -d)}
+export SHUNT_CACHE_DIR=${SHUNT_CACHE_DIR:-/tmp/shunt-cache}
+table=()
+
+# check NAME COMMAND...: runs it with its log in $OUT, notes the result.
+check() {
+  local name=$1 start=$SECONDS
+  shift
+  if timeout 300 "$@" >"$OUT/$name.log" 2>&1; then
+    table+=("ok    $name  ($((SECONDS - start)) s)  $(tail -n 1 "$OUT/$name.log" | cut -c1-150)")
+  else
+    table+=("FAIL  $name  ($((SECONDS - start)) s)  $(grep -m1 -E 'FAIL|rror|ERROR' "$OUT/$name.log" | cut -c1-200)")
+  fi
+}
+
+bench_case() {  # PLAN:P:B extra flags...
+  IFS=: read -r plan prompt batch <<<"$1"
+  shift
+  local name="bench-$plan-p$prompt-b$batch"
+  timeout 300 "$SHUNT" bench "$PLANS/$plan" -p "$prompt" -b "$batch" -n 32 "$@" >"$OUT/$name.log" 2>&1
+  cat "$OUT/$name.log" | tr '\r' '\n' | grep -vE '^ *$|repetition|^loading'
+}
+
+while [ $# -gt 0 ]; do
+  what=$1
+  shift
+  case $what in
+    verify)
+      for dir in tests/data/conformance/*/; do
+        check "verify-$(basename "$dir")" "$SHUNT" verify "$dir" --target sm_90a
+      done
+      check verify-storyteller "$SHUNT" verify examples/storyteller --target sm_90a --golden tests/data/storyteller/golden.json
+      check nll-storyteller "$SHUNT" verify examples/storyteller --target sm_90a --text tests/data/storyteller/heldout.txt \
+        --tokens 16384 --window 512
+      ;;
+    sealed)
+      for plan in "$PLANS"/*/; do
+        check "sealed-$(basename "$plan")" "$SHUNT" run "$plan" --sealed --ids -p 1,2,3,4,5 -p 7 -n 8 --ignore-eos
+      done
+      ;;
+    kernels) check kernels "${KERNELS_TEST:-build/tests/kernels_gpu_test}" ;;
+    sanitize)
+      for tool in memcheck racecheck; do
+        check "sanitize-$tool" compute-sanitizer --tool $tool --error-exitcode 9 "$SHUNT" run "$PLANS/storyteller" --sealed \
+          --ids -p 809,315,259,1101 -p 40,484 -n 4 --ignore-eos
+      done
+      ;;
+    bench) while [[ ${1:-} == *:*:* ]]; do bench_case "$1" -r 3; shift; done ;;
+    profile) while [[ ${1:-} == *:*:* ]]; do bench_case "$1" --profile -r 1; shift; done ;;
+    *) echo "unknown check '$what' (see the head of $0)"; exit 2 ;;
+  esac
+done
+[ ${#table[@]} = 0 ] || printf '%s\n' "${table[@]}"
