@@ -1,23 +1,21 @@
 #!/bin/sh
-# Builds the fuzzers with clang 14, AddressSanitizer and UndefinedBehaviorSanitizer: ./build.sh OUT_DIR
+# Builds the fuzzers with clang 14, AddressSanitizer and UndefinedBehaviorSanitizer: ./build.sh OUT_DIR [TARGET...]
 set -eu
 out=$1
+shift
+targets=${*:-safetensors tokenizer config plan}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 mkdir -p "$out"
 flags="-std=c++20 -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -I$root"
 objects=""
-# clang 14 has no _Float16 on x86, which types.cpp needs: the base is built by g++, without instrumentation.
-for source in "$root"/ir/types.cpp "$root"/ir/dim.cpp; do
-  object=$out/$(basename "$source" .cpp).o
-  if [ ! "$object" -nt "$source" ]; then g++ -std=c++20 -O1 -I"$root" -c "$source" -o "$object"; fi
-  objects="$objects $object"
-done
-for source in "$root"/runtime/checkpoint/*.cpp "$root"/runtime/engine/tokenizer*.cpp; do
+for source in "$root"/ir/*.cpp "$root"/ir/ops/*.cpp "$root"/runtime/checkpoint/*.cpp "$root"/runtime/plan/*.cpp \
+  "$root"/runtime/engine/tokenizer*.cpp "$root"/frontends/*.cpp "$root"/frontends/hf/*.cpp \
+  "$root"/frontends/hf/families/*.cpp; do
   object=$out/$(echo "${source#"$root"/}" | tr / _ | sed 's/cpp$/o/')
   if [ ! "$object" -nt "$source" ]; then clang++-14 $flags -c "$source" -o "$object"; fi
   objects="$objects $object"
 done
-for target in safetensors tokenizer; do
+for target in $targets; do
   clang++-14 $flags -fsanitize=fuzzer "$root/tests/fuzz/fuzz_$target.cpp" $objects -lfmt -lpcre2-8 -lutf8proc \
     -o "$out/fuzz_$target"
   mkdir -p "$out/corpus_$target"
