@@ -3,7 +3,7 @@
 set -eu
 out=$1
 shift
-targets=${*:-safetensors tokenizer config plan}
+targets=${*:-safetensors tokenizer config plan torch_file}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 mkdir -p "$out"
 flags="-std=c++20 -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -I$root"

@@ -17,6 +17,7 @@
 
 #include "ir/error.h"
 #include "runtime/checkpoint/safetensors.h"
+#include "runtime/checkpoint/torch_file.h"
 #include "runtime/engine/tokenizer.h"
 
 namespace shunt::fuzz {
@@ -49,6 +50,52 @@ inline void safetensors(const uint8_t* data, size_t size) {
       total += tensor.bytes;
     }
     require(total <= file_size);
+  } catch (const UserError& e) {
+    check_error(e, "fuzz");
+  }
+}
+
+/// What a reader of `file` must promise of every tensor in `size` bytes.
+inline void check_torch_file(const TorchFile& file, int64_t size) {
+  for (const TensorInfo& tensor : file.tensors) {
+    require(tensor.offset >= 0 && tensor.bytes >= 0 && tensor.offset <= size &&
+            tensor.bytes <= size - tensor.offset);
+    require(file.find(tensor.name) == &tensor);
+  }
+  for (const TorchOpaque& opaque : file.opaque) {
+    try {
+      file.find(opaque.path);
+      require(false);
+    } catch (const UserError& e) {
+      check_error(e, "fuzz");
+    }
+  }
+}
+
+/// `data` is a whole .pt file; or, after a byte that is not 'P', a pickle to be wrapped into one with
+/// a storage "0" of 64 bytes, so that the fuzzer need not keep an archive's sizes right.
+inline void torch_file(const uint8_t* data, size_t size) {
+  std::string archive(reinterpret_cast<const char*>(data), size);
+  if (size > 0 && data[0] != 'P') {
+    std::string body, directory;
+    const auto u16 = [](size_t n) { return std::string{char(n & 0xff), char(n >> 8 & 0xff)}; };
+    const auto u32 = [&](size_t n) { return u16(n & 0xffff) + u16(n >> 16 & 0xffff); };
+    const auto add = [&](const std::string& name, const std::string& bytes) {
+      const std::string sizes = u32(bytes.size()) + u32(bytes.size()) + u16(name.size()) + u16(0);
+      const std::string start = u16(20) + u16(0) + u16(0) + u32(0) + u32(0) + sizes;
+      directory += "PK" + u16(20) + start + u16(0) + u16(0) + u16(0) + u32(0) +
+                   u32(body.size()) + name;
+      body += "PK" + start + name + bytes;
+    };
+    add("a/data.pkl", archive.substr(1));
+    add("a/data/0", std::string(64, 'x'));
+    archive = body + directory + "PK" + u32(0) + u16(2) + u16(2) + u32(directory.size()) +
+              u32(body.size()) + u16(0);
+  }
+  try {
+    const auto bytes = std::as_bytes(std::span(archive));
+    check_torch_file(TorchFile::parse(MemorySource(bytes), "fuzz"),
+                     static_cast<int64_t>(archive.size()));
   } catch (const UserError& e) {
     check_error(e, "fuzz");
   }

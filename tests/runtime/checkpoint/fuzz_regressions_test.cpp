@@ -26,6 +26,7 @@ void run_all(const std::string& name, Target target) {
 
 TEST(FuzzRegressions, Safetensors) { run_all("safetensors", fuzz::safetensors); }
 TEST(FuzzRegressions, Tokenizer) { run_all("tokenizer", fuzz::tokenizer); }
+TEST(FuzzRegressions, TorchFile) { run_all("torch_file", fuzz::torch_file); }
 
 }  // namespace
 }  // namespace shunt
