@@ -1,6 +1,7 @@
-// A store's operand is a small tree of checkpoint / slice / concat / transpose / reshape ops. Walking it from the
-// parameter down, a Box says which part of a value goes where; at a checkpoint tensor the box becomes Read steps.
-// Entry point lower_store(); tested by tests/codegen/lower_load_test.cpp.
+// A store's operand is a small tree of checkpoint / slice / concat / transpose / reshape ops.
+// Walking it from the parameter down, a Box says which part of a value goes where; at a checkpoint
+// tensor the box becomes Read steps. Entry point lower_store(); tested by
+// tests/codegen/lower_load_test.cpp.
 #include "codegen/lower_load.h"
 
 #include <algorithm>
@@ -14,8 +15,8 @@ namespace {
 using ir::OpKind;
 using Sizes = std::vector<int64_t>;
 
-/// The elements [begin, begin + size) of a value, and where they go: `offset` bytes into the parameter, `stride`
-/// bytes from one index to the next along each axis.
+/// The elements [begin, begin + size) of a value, and where they go: `offset` bytes into the
+/// parameter, `stride` bytes from one index to the next along each axis.
 struct Box {
   Sizes begin, size, stride;
   int64_t offset = 0;
@@ -58,7 +59,8 @@ class StoreLowering {
 
  private:
   [[noreturn]] void unsupported(const ir::Value& v) {
-    user_error("@load: cannot read `{}` into a parameter", v.def == nullptr ? v.name : ir::print(*v.def));
+    user_error("@load: cannot read `{}` into a parameter",
+               v.def == nullptr ? v.name : ir::print(*v.def));
   }
 
   void place_slice(const ir::Op& op, Box box) {
@@ -93,7 +95,8 @@ class StoreLowering {
 
   void place_reshape(const ir::Op& op, const Box& box) {
     const int64_t element = dtype_bytes(op.result()->type.dtype);
-    const bool whole = box.size == shape_of(*op.result()) && box.stride == dense_strides(box.size, element);
+    const bool whole =
+        box.size == shape_of(*op.result()) && box.stride == dense_strides(box.size, element);
     if (!whole) unsupported(*op.result());
     Box inner;
     inner.size = shape_of(*op.operand(0));
@@ -141,7 +144,8 @@ class StoreLowering {
     step.element_bytes = element;
     const size_t r = shape.size();
     if (r >= 2 && box.stride[r - 1] != element && box.stride[r - 2] == element) {
-      if (r != 2 || box.size != shape || box.stride[1] != shape[0] * element) unsupported(*op.result());
+      if (r != 2 || box.size != shape || box.stride[1] != shape[0] * element)
+        unsupported(*op.result());
       step.transpose_rows = step.rows = shape[0];
       step.row_bytes = step.from_pitch = shape[1] * element;
       step.to_pitch = shape[0] * element;
@@ -149,10 +153,12 @@ class StoreLowering {
       step.to.offset += box.offset;
       return add(step, "read.transpose", shape[0] * shape[1] * element, op.loc);
     }
-    // Merge axes that are contiguous on both sides, innermost first; what is left is rows, and loops around them.
+    // Merge axes that are contiguous on both sides, innermost first; what is left is rows, and
+    // loops around them.
     int64_t run = element;
     size_t axis = r;
-    while (axis > 0 && from[axis - 1] == run && box.stride[axis - 1] == run) run *= box.size[--axis];
+    while (axis > 0 && from[axis - 1] == run && box.stride[axis - 1] == run)
+      run *= box.size[--axis];
     step.row_bytes = run;
     step.rows = axis > 0 ? box.size[axis - 1] : 1;
     step.from_pitch = axis > 0 ? from[axis - 1] : run;
@@ -160,15 +166,16 @@ class StoreLowering {
     rows(op, step, box, from, axis == 0 ? 0 : axis - 1, 0, from_offset, box.offset);
   }
 
-  void rows(const ir::Op& op, Read step, const Box& box, const Sizes& from, size_t outer, size_t axis,
-            int64_t from_offset, int64_t to_offset) {
+  void rows(const ir::Op& op, Read step, const Box& box, const Sizes& from, size_t outer,
+            size_t axis, int64_t from_offset, int64_t to_offset) {
     if (axis == outer) {
       step.from_offset = from_offset;
       step.to.offset += to_offset;
       return add(step, "read", step.rows * step.row_bytes, op.loc);
     }
     for (int64_t i = 0; i < box.size[axis]; ++i) {
-      rows(op, step, box, from, outer, axis + 1, from_offset + i * from[axis], to_offset + i * box.stride[axis]);
+      rows(op, step, box, from, outer, axis + 1, from_offset + i * from[axis],
+           to_offset + i * box.stride[axis]);
     }
   }
 

@@ -1,5 +1,5 @@
-// Lowering of @load: checkpoint tensors, slices, concatenations and transpositions become strided file reads straight
-// into parameters, so that loading needs no scratch on the device.
+// Lowering of @load: checkpoint tensors, slices, concatenations and transpositions become strided
+// file reads straight into parameters, so that loading needs no scratch on the device.
 #pragma once
 
 #include <functional>
@@ -11,8 +11,8 @@
 
 namespace shunt::codegen {
 
-/// Steps that give `param` (at `to`, dense row-major) the value `value`. A parameter made of `dummy` values is filled
-/// by one dummy of its own size: `emit_dummy` receives the first of them.
+/// Steps that give `param` (at `to`, dense row-major) the value `value`. A parameter made of
+/// `dummy` values is filled by one dummy of its own size: `emit_dummy` receives the first of them.
 std::vector<Step> lower_store(const ir::Value& value, const Arg& to, const LowerOptions& options,
                               const std::function<void(const ir::Op&)>& emit_dummy);
 

@@ -1,5 +1,6 @@
-// Greedy interval packing: large values first, each at the lowest offset free during its lifetime; and its checker.
-// Entry point plan_memory(); tested by tests/codegen/memory_plan_test.cpp on random graphs.
+// Greedy interval packing: large values first, each at the lowest offset free during its lifetime;
+// and its checker. Entry point plan_memory(); tested by tests/codegen/memory_plan_test.cpp on
+// random graphs.
 #include "codegen/memory_plan.h"
 
 #include <algorithm>
@@ -10,7 +11,9 @@
 namespace shunt::codegen {
 
 namespace {
-bool alive_together(const Lifetime& a, const Lifetime& b) { return a.first <= b.last && b.first <= a.last; }
+bool alive_together(const Lifetime& a, const Lifetime& b) {
+  return a.first <= b.last && b.first <= a.last;
+}
 }  // namespace
 
 int64_t plan_memory(std::vector<Lifetime>& values) {
@@ -31,9 +34,10 @@ int64_t plan_memory(std::vector<Lifetime>& values) {
     }
     v.offset = offset;
     arena = std::max(arena, align_up(offset + v.bytes));
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), i,
-                                   [&](size_t a, size_t b) { return values[a].offset < values[b].offset; }),
-                  i);
+    placed.insert(
+        std::upper_bound(placed.begin(), placed.end(), i,
+                         [&](size_t a, size_t b) { return values[a].offset < values[b].offset; }),
+        i);
   }
   return arena;
 }
@@ -42,11 +46,13 @@ void check_memory(const std::vector<Lifetime>& values, int64_t arena_bytes) {
   for (size_t i = 0; i < values.size(); ++i) {
     const Lifetime& a = values[i];
     SHUNT_CHECK(a.offset >= 0 && a.offset % kAlignment == 0 && a.offset + a.bytes <= arena_bytes,
-                "value {} at {}+{} is not inside the arena of {} bytes", i, a.offset, a.bytes, arena_bytes);
+                "value {} at {}+{} is not inside the arena of {} bytes", i, a.offset, a.bytes,
+                arena_bytes);
     for (size_t j = 0; j < i; ++j) {
       const Lifetime& b = values[j];
       const bool overlap = a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
-      SHUNT_CHECK(!overlap || !alive_together(a, b), "values {} and {} share memory while both are alive", i, j);
+      SHUNT_CHECK(!overlap || !alive_together(a, b),
+                  "values {} and {} share memory while both are alive", i, j);
     }
   }
 }

@@ -1,4 +1,5 @@
-// Printing and parsing attribute values, derived from each struct's fields() list. Used by ir/text.cpp only.
+// Printing and parsing attribute values, derived from each struct's fields() list. Used by
+// ir/text.cpp only.
 #pragma once
 
 #include <fmt/format.h>

@@ -62,8 +62,8 @@ bool Dim::is_multiple_of(const Dim& other, int64_t* factor) const {
 }
 
 bool Dim::divisible_by(int64_t divisor) const {
-  return constant_ % divisor == 0 &&
-         std::all_of(terms_.begin(), terms_.end(), [&](auto& t) { return t.second % divisor == 0; });
+  return constant_ % divisor == 0 && std::all_of(terms_.begin(), terms_.end(),
+                                                 [&](auto& t) { return t.second % divisor == 0; });
 }
 
 Dim Dim::divided_by(int64_t divisor) const {
@@ -141,7 +141,8 @@ Dim Dim::parse(std::string_view text) {
     const bool star = have_number && i < text.size() && text[i] == '*';
     if (star) ++i;
     const size_t name = i;
-    while (i < text.size() && (std::isalnum(static_cast<unsigned char>(text[i])) || text[i] == '_')) {
+    while (i < text.size() &&
+           (std::isalnum(static_cast<unsigned char>(text[i])) || text[i] == '_')) {
       ++i;
     }
     if (i > name) {
@@ -156,16 +157,20 @@ Dim Dim::parse(std::string_view text) {
   return sum;
 }
 
-// --- DimExpr -------------------------------------------------------------------------------------------------
+// --- DimExpr
+// -------------------------------------------------------------------------------------------------
 
-/// Recursive descent over the grammar in the header. Depth is bounded, since plan.json is outside data.
+/// Recursive descent over the grammar in the header. Depth is bounded, since plan.json is outside
+/// data.
 struct DimExpr::Parser {
   std::string_view text;
   DimExpr& out;
   size_t i = 0;
   int depth = 0;
 
-  [[noreturn]] void fail() const { user_error("'{}' is not a size expression (at column {})", text, i + 1); }
+  [[noreturn]] void fail() const {
+    user_error("'{}' is not a size expression (at column {})", text, i + 1);
+  }
   bool eat(char c) {
     if (i >= text.size() || text[i] != c) return false;
     ++i;
@@ -213,7 +218,8 @@ struct DimExpr::Parser {
       if (digits == "-" || digits.size() > 18) fail();
       return push(Code::constant, std::stoll(digits));
     }
-    while (i < text.size() && (std::isalnum(static_cast<unsigned char>(text[i])) || text[i] == '_')) {
+    while (i < text.size() &&
+           (std::isalnum(static_cast<unsigned char>(text[i])) || text[i] == '_')) {
       ++i;
     }
     const std::string word(text.substr(start, i - start));
@@ -237,7 +243,8 @@ DimExpr DimExpr::from_text(std::string text) {
 
 DimExpr::DimExpr(const Dim& dim) : text_(dim.to_string()) {
   Dim constant = dim;
-  for (const auto& [name, factor] : dim.terms()) constant = constant - Dim::symbol(name) * Dim(factor);
+  for (const auto& [name, factor] : dim.terms())
+    constant = constant - Dim::symbol(name) * Dim(factor);
   postfix_.push_back({Code::constant, constant.constant(), {}});
   for (const auto& [name, factor] : dim.terms()) {
     postfix_.push_back({Code::constant, factor, {}});
@@ -308,8 +315,10 @@ int64_t DimExpr::evaluate(const int64_t* values) const {
 void DimExpr::bind(const std::vector<DimDecl>& decls) {
   for (Node& node : postfix_) {
     if (node.code != Code::symbol) continue;
-    const auto it = std::find_if(decls.begin(), decls.end(), [&](auto& d) { return d.name == node.name; });
-    if (it == decls.end()) user_error("size expression '{}' uses '{}', which is not declared", text_, node.name);
+    const auto it =
+        std::find_if(decls.begin(), decls.end(), [&](auto& d) { return d.name == node.name; });
+    if (it == decls.end())
+      user_error("size expression '{}' uses '{}', which is not declared", text_, node.name);
     node.value = it - decls.begin();
   }
 }

@@ -1,5 +1,6 @@
-// Symbolic sizes. A Dim is a canonical sum of factor * symbol plus a constant ("8*T+16"), so that == is structural.
-// A DimExpr adds ceildiv, min and max on top: grids and byte counts in a plan ("ceildiv(8*T,128)").
+// Symbolic sizes. A Dim is a canonical sum of factor * symbol plus a constant ("8*T+16"), so that
+// == is structural. A DimExpr adds ceildiv, min and max on top: grids and byte counts in a plan
+// ("ceildiv(8*T,128)").
 #pragma once
 
 #include <cstdint>
@@ -71,7 +72,8 @@ class DimExpr {
   DimExpr operator+(const DimExpr& other) const;
 
   int64_t evaluate(const DimEnv& env) const;
-  /// The same with values by position: symbols were bound by bind(). What the runtime uses: no strings, no maps.
+  /// The same with values by position: symbols were bound by bind(). What the runtime uses: no
+  /// strings, no maps.
   int64_t evaluate(const int64_t* values) const;
   /// Replaces every symbol by its index in `decls`. Throws UserError for an undeclared one.
   void bind(const std::vector<DimDecl>& decls);

@@ -1,11 +1,11 @@
 // The three kinds of error Shunt throws, and the two helpers that throw them.
 //
-// UserError:     the input is wrong. The message names the file, key, tensor or flag and says what to do.
-// InternalError: Shunt is wrong. The message carries file:line so that it can be reported.
+// UserError:     the input is wrong. The message names the file, key, tensor or flag and says what
+// to do. InternalError: Shunt is wrong. The message carries file:line so that it can be reported.
 // DeviceError:   CUDA, cuBLASLt, NCCL or a peer failed. The message names the call and the step.
 //
-// `shunt` maps them to exit codes (see docs/cli.md): UserError 2, its Kind::incompatible_plan 3, DeviceError 4,
-// InternalError 70. Code 1 is reserved for "ran, and the answer is no" (`verify`).
+// `shunt` maps them to exit codes (see docs/cli.md): UserError 2, its Kind::incompatible_plan 3,
+// DeviceError 4, InternalError 70. Code 1 is reserved for "ran, and the answer is no" (`verify`).
 #pragma once
 
 #include <fmt/core.h>
@@ -47,7 +47,8 @@ template <class... Args>
   throw UserError(fmt::format(f, std::forward<Args>(args)...));
 }
 
-/// Throws UserError of kind incompatible_plan: the plan is well formed, but not for this program or machine.
+/// Throws UserError of kind incompatible_plan: the plan is well formed, but not for this program or
+/// machine.
 template <class... Args>
 [[noreturn]] void plan_error(fmt::format_string<Args...> f, Args&&... args) {
   throw UserError(fmt::format(f, std::forward<Args>(args)...), UserError::Kind::incompatible_plan);
@@ -56,13 +57,13 @@ template <class... Args>
 template <class... Args>
 [[noreturn]] void internal_error(const char* file, int line, fmt::format_string<Args...> f,
                                  Args&&... args) {
-  throw InternalError(
-      fmt::format("internal error at {}:{}: {}", file, line, fmt::format(f, std::forward<Args>(args)...)));
+  throw InternalError(fmt::format("internal error at {}:{}: {}", file, line,
+                                  fmt::format(f, std::forward<Args>(args)...)));
 }
 
 /// Checks something that only a mistake in Shunt itself can make false.
-#define SHUNT_CHECK(condition, ...)                                        \
-  do {                                                                     \
+#define SHUNT_CHECK(condition, ...)                                             \
+  do {                                                                          \
     if (!(condition)) ::shunt::internal_error(__FILE__, __LINE__, __VA_ARGS__); \
   } while (false)
 

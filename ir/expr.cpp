@@ -19,11 +19,20 @@ struct Function {
   Code code;
 };
 constexpr Function kFunctions[] = {
-    {"silu", Code::silu},       {"gelu", Code::gelu},   {"gelu_tanh", Code::gelu_tanh},
-    {"quick_gelu", Code::quick_gelu}, {"relu", Code::relu},   {"sigmoid", Code::sigmoid},
-    {"tanh", Code::tanh},       {"exp", Code::exp},     {"sqrt", Code::sqrt},
-    {"rsqrt", Code::rsqrt},     {"abs", Code::abs},     {"min", Code::min},
-    {"max", Code::max},         {"clamp", Code::clamp},
+    {"silu", Code::silu},
+    {"gelu", Code::gelu},
+    {"gelu_tanh", Code::gelu_tanh},
+    {"quick_gelu", Code::quick_gelu},
+    {"relu", Code::relu},
+    {"sigmoid", Code::sigmoid},
+    {"tanh", Code::tanh},
+    {"exp", Code::exp},
+    {"sqrt", Code::sqrt},
+    {"rsqrt", Code::rsqrt},
+    {"abs", Code::abs},
+    {"min", Code::min},
+    {"max", Code::max},
+    {"clamp", Code::clamp},
 };
 
 std::string_view function_name(Code code) {
@@ -168,7 +177,9 @@ struct Piece {
   int level;
 };
 
-std::string wrap(const Piece& p, int level) { return p.level < level ? "(" + p.text + ")" : p.text; }
+std::string wrap(const Piece& p, int level) {
+  return p.level < level ? "(" + p.text + ")" : p.text;
+}
 
 /// Folds postfix nodes into text; `leaf` prints constants and variables, `call` a function's name.
 template <class Leaf, class Call>
@@ -217,7 +228,9 @@ std::string render(std::span<const Expr::Node> nodes, Leaf&& leaf, Call&& call) 
 std::string Expr::to_string() const {
   return render(
       nodes_,
-      [&](const Node& n) { return n.code == Code::variable ? variables_[n.variable] : float_text(n.value); },
+      [&](const Node& n) {
+        return n.code == Code::variable ? variables_[n.variable] : float_text(n.value);
+      },
       [](Code code) { return std::string(function_name(code)); });
 }
 
@@ -268,12 +281,30 @@ float Expr::evaluate(std::span<const float> values) const {
     switch (node.code) {
       case Code::constant: stack[top++] = node.value; break;
       case Code::variable: stack[top++] = values[node.variable]; break;
-      case Code::add: --top; stack[top - 1] += stack[top]; break;
-      case Code::sub: --top; stack[top - 1] -= stack[top]; break;
-      case Code::mul: --top; stack[top - 1] *= stack[top]; break;
-      case Code::div: --top; stack[top - 1] /= stack[top]; break;
-      case Code::min: --top; stack[top - 1] = std::fmin(stack[top - 1], stack[top]); break;
-      case Code::max: --top; stack[top - 1] = std::fmax(stack[top - 1], stack[top]); break;
+      case Code::add:
+        --top;
+        stack[top - 1] += stack[top];
+        break;
+      case Code::sub:
+        --top;
+        stack[top - 1] -= stack[top];
+        break;
+      case Code::mul:
+        --top;
+        stack[top - 1] *= stack[top];
+        break;
+      case Code::div:
+        --top;
+        stack[top - 1] /= stack[top];
+        break;
+      case Code::min:
+        --top;
+        stack[top - 1] = std::fmin(stack[top - 1], stack[top]);
+        break;
+      case Code::max:
+        --top;
+        stack[top - 1] = std::fmax(stack[top - 1], stack[top]);
+        break;
       case Code::clamp:
         top -= 2;
         stack[top - 1] = std::fmin(std::fmax(stack[top - 1], stack[top]), stack[top + 1]);
@@ -289,7 +320,8 @@ Expr Expr::substitute(std::string_view variable, const Expr& by) const {
       nodes_,
       [&](const Node& n) {
         if (n.code != Code::variable) return float_text(n.value);
-        return variables_[n.variable] == variable ? "(" + by.to_string() + ")" : variables_[n.variable];
+        return variables_[n.variable] == variable ? "(" + by.to_string() + ")"
+                                                  : variables_[n.variable];
       },
       [](Code code) { return std::string(function_name(code)); }));
 }

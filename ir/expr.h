@@ -1,13 +1,15 @@
-// A scalar float32 expression over named variables: what a fused pointwise op or an epilogue computes per element.
+// A scalar float32 expression over named variables: what a fused pointwise op or an epilogue
+// computes per element.
 //
 //   sum := product (('+'|'-') product)*     product := unary (('*'|'/') unary)*
 //   unary := '-' unary | atom               atom := number | variable | function(sum, ...) | (sum)
 //   functions: silu gelu gelu_tanh quick_gelu relu sigmoid tanh exp sqrt rsqrt abs (one argument),
 //              min max (two), clamp(x, low, high)
 //
-// Held as postfix, so that evaluation needs no recursion. The same expression becomes CUDA text in codegen, runs
-// blockwise in runtime/host, and element by element in ir/reference: one meaning, three executions.
-// gelu is the exact erf form, gelu_tanh the tanh approximation, quick_gelu x * sigmoid(1.702 x).
+// Held as postfix, so that evaluation needs no recursion. The same expression becomes CUDA text in
+// codegen, runs blockwise in runtime/host, and element by element in ir/reference: one meaning,
+// three executions. gelu is the exact erf form, gelu_tanh the tanh approximation, quick_gelu x *
+// sigmoid(1.702 x).
 #pragma once
 
 #include <cstdint>
@@ -21,14 +23,32 @@ namespace shunt {
 class Expr {
  public:
   enum class Code : uint8_t {
-    constant, variable, add, sub, mul, div, neg,
-    silu, gelu, gelu_tanh, quick_gelu, relu, sigmoid, tanh, exp, sqrt, rsqrt, abs,
-    min, max, clamp,
+    constant,
+    variable,
+    add,
+    sub,
+    mul,
+    div,
+    neg,
+    silu,
+    gelu,
+    gelu_tanh,
+    quick_gelu,
+    relu,
+    sigmoid,
+    tanh,
+    exp,
+    sqrt,
+    rsqrt,
+    abs,
+    min,
+    max,
+    clamp,
   };
   struct Node {
     Code code;
-    float value = 0;  // constant
-    int variable = 0; // index into variables()
+    float value = 0;   // constant
+    int variable = 0;  // index into variables()
   };
 
   Expr() = default;
@@ -47,7 +67,8 @@ class Expr {
 
   /// `values[i]` belongs to variables()[i].
   float evaluate(std::span<const float> values) const;
-  /// One CUDA C++ expression; `names[i]` replaces variables()[i]. Functions are called as shunt::silu(x) and so on.
+  /// One CUDA C++ expression; `names[i]` replaces variables()[i]. Functions are called as
+  /// shunt::silu(x) and so on.
   std::string to_cuda(std::span<const std::string> names) const;
   /// This expression with `variable` replaced by `by` (whose variables are added).
   Expr substitute(std::string_view variable, const Expr& by) const;

@@ -8,9 +8,7 @@
 namespace shunt::ir {
 
 namespace {
-bool is_word(char c) {
-  return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.';
-}
+bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.'; }
 }  // namespace
 
 void Lexer::fail(std::string_view expected) const {
@@ -99,7 +97,8 @@ DType Lexer::dtype() {
 Dim Lexer::dim() {
   peek();
   const size_t start = i_;
-  while (i_ < text_.size() && (is_word(text_[i_]) || text_[i_] == '*' || text_[i_] == '+' || text_[i_] == '-')) {
+  while (i_ < text_.size() &&
+         (is_word(text_[i_]) || text_[i_] == '*' || text_[i_] == '+' || text_[i_] == '-')) {
     ++i_;
   }
   if (i_ == start) fail("a size");

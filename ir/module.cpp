@@ -36,7 +36,8 @@ Value* Module::find_state(std::string_view name) const {
 }
 
 Value* Module::add_param(std::string name, Type type) {
-  SHUNT_CHECK(find_param(name) == nullptr && find_state(name) == nullptr, "@{} exists already", name);
+  SHUNT_CHECK(find_param(name) == nullptr && find_state(name) == nullptr, "@{} exists already",
+              name);
   Param& p = params.emplace_back(Param{std::make_unique<Value>()});
   *p.value = {Value::Kind::param, name, std::move(type), nullptr, {}};
   param_index_[std::move(name)] = p.value.get();
@@ -49,7 +50,8 @@ void Module::remove_param(const Value* value) {
 }
 
 Value* Module::add_state(std::string name, Type row) {
-  SHUNT_CHECK(find_param(name) == nullptr && find_state(name) == nullptr, "@{} exists already", name);
+  SHUNT_CHECK(find_param(name) == nullptr && find_state(name) == nullptr, "@{} exists already",
+              name);
   State& s = states.emplace_back(State{std::make_unique<Value>()});
   *s.value = {Value::Kind::state, std::move(name), std::move(row), nullptr, {}};
   return s.value.get();
@@ -72,7 +74,8 @@ const DimDecl& Module::dim(const Graph& graph, std::string_view name) const {
 
 std::string Graph::unique_name(std::string_view wanted) {
   std::string name(wanted);
-  for (int& n = next_suffix_[name]; names_.contains(name);) name = fmt::format("{}.{}", wanted, ++n);
+  for (int& n = next_suffix_[name]; names_.contains(name);)
+    name = fmt::format("{}.{}", wanted, ++n);
   names_.insert(name);
   return name;
 }
@@ -110,7 +113,8 @@ Op* GraphBuilder::op(OpKind kind, std::vector<Value*> operands, Attrs attrs,
   return graph_.ops.insert(at_, std::move(op))->get();
 }
 
-Value* GraphBuilder::value(OpKind kind, std::vector<Value*> operands, Attrs attrs, std::string name) {
+Value* GraphBuilder::value(OpKind kind, std::vector<Value*> operands, Attrs attrs,
+                           std::string name) {
   return op(kind, std::move(operands), std::move(attrs), {std::move(name)})->result();
 }
 
@@ -157,9 +161,10 @@ int sweep(Graph& graph) {
   for (auto it = graph.ops.end(); it != graph.ops.begin();) {
     --it;
     const Op& op = **it;
-    const bool live = op.info().has_effect || std::any_of(op.results.begin(), op.results.end(), [&](auto& r) {
-                        return !r->users.empty() || outputs.contains(r.get());
-                      });
+    const bool live =
+        op.info().has_effect || std::any_of(op.results.begin(), op.results.end(), [&](auto& r) {
+          return !r->users.empty() || outputs.contains(r.get());
+        });
     if (live) continue;
     auto dead = it++;
     erase(graph, dead);
@@ -193,17 +198,20 @@ int sweep(Module& module) {
     module.remove_param(value);
     ++removed;
   }
-  std::erase_if(module.states, [&](const State& s) { return s.value->users.empty() && ++removed > 0; });
+  std::erase_if(module.states,
+                [&](const State& s) { return s.value->users.empty() && ++removed > 0; });
   return removed;
 }
 
 namespace {
 
-/// Copies `from` into `to`; `shared` maps values outside the graph (params, states) to their copies.
+/// Copies `from` into `to`; `shared` maps values outside the graph (params, states) to their
+/// copies.
 void clone_into(const Graph& from, Graph& to, std::map<const Value*, Value*> map) {
   to.dims = from.dims;
   for (const auto& input : from.inputs) {
-    to.inputs.push_back(std::make_unique<Value>(Value{input->kind, input->name, input->type, nullptr, {}}));
+    to.inputs.push_back(
+        std::make_unique<Value>(Value{input->kind, input->name, input->type, nullptr, {}}));
     to.claim_name(input->name);
     map[input.get()] = to.inputs.back().get();
   }
@@ -221,7 +229,8 @@ void clone_into(const Graph& from, Graph& to, std::map<const Value*, Value*> map
       if (v != nullptr) copy->operands.back()->users.push_back(copy.get());
     }
     for (const auto& r : op->results) {
-      copy->results.push_back(std::make_unique<Value>(Value{r->kind, r->name, r->type, copy.get(), {}}));
+      copy->results.push_back(
+          std::make_unique<Value>(Value{r->kind, r->name, r->type, copy.get(), {}}));
       to.claim_name(r->name);
       map[r.get()] = copy->results.back().get();
     }
@@ -246,8 +255,10 @@ std::unique_ptr<Module> clone(const Module& module) {
   copy->dims = module.dims;
   copy->page_size = module.page_size;
   std::map<const Value*, Value*> map;
-  for (const Param& p : module.params) map[p.value.get()] = copy->add_param(p.value->name, p.value->type);
-  for (const State& s : module.states) map[s.value.get()] = copy->add_state(s.value->name, s.value->type);
+  for (const Param& p : module.params)
+    map[p.value.get()] = copy->add_param(p.value->name, p.value->type);
+  for (const State& s : module.states)
+    map[s.value.get()] = copy->add_state(s.value->name, s.value->type);
   for (const auto& graph : module.graphs) clone_into(*graph, copy->add_graph(graph->name), map);
   return copy;
 }

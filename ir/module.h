@@ -1,5 +1,5 @@
-// ir::Module: straight-line SSA graphs over parameters and states. logical, placed and lowered are stages of this one
-// type. Text form: ir/text.h; rules per stage: ir/verify.h.
+// ir::Module: straight-line SSA graphs over parameters and states. logical, placed and lowered are
+// stages of this one type. Text form: ir/text.h; rules per stage: ir/verify.h.
 #pragma once
 
 #include <list>
@@ -25,8 +25,8 @@ struct Value {
   Kind kind = Kind::result;
   std::string name;  // without the sigil
   Type type;
-  Op* def = nullptr;             // result: the op that makes it
-  std::vector<Op*> users;        // one entry a use, in no particular order
+  Op* def = nullptr;       // result: the op that makes it
+  std::vector<Op*> users;  // one entry a use, in no particular order
 
   bool is_param() const { return kind == Kind::param; }
   bool is_state() const { return kind == Kind::state; }
@@ -37,12 +37,16 @@ struct Op {
   Attrs attrs;
   std::vector<Value*> operands;  // nullptr: absent, printed as `none`
   std::vector<std::unique_ptr<Value>> results;
-  std::string loc;               // "model.layers.0.mlp", kept by every pass
+  std::string loc;  // "model.layers.0.mlp", kept by every pass
 
   template <class A>
-  const A& as() const { return std::get<A>(attrs); }
+  const A& as() const {
+    return std::get<A>(attrs);
+  }
   template <class A>
-  A& as() { return std::get<A>(attrs); }
+  A& as() {
+    return std::get<A>(attrs);
+  }
   Value* operand(size_t i) const { return i < operands.size() ? operands[i] : nullptr; }
   Value* result(size_t i = 0) const { return results[i].get(); }
   const OpInfo& info() const { return op_info(kind); }
@@ -53,7 +57,8 @@ struct Graph {
   std::vector<std::unique_ptr<Value>> inputs;  // by role: "tokens", "positions", ... (docs/ir.md)
   std::list<std::unique_ptr<Op>> ops;  // program order: a value is defined before it is used
   std::vector<Value*> outputs;
-  std::vector<DimDecl> dims;  // overrides of the module's ranges for this graph (a regime's range of T)
+  std::vector<DimDecl>
+      dims;  // overrides of the module's ranges for this graph (a regime's range of T)
 
   using Iterator = std::list<std::unique_ptr<Op>>::iterator;
   Value* find_input(std::string_view name) const;
@@ -74,7 +79,8 @@ struct Param {
   std::unique_ptr<Value> value;
 };
 
-/// Memory that lives across steps. Paged: `value->type` is one row ([kv_heads, head_dim]) and there is a row a token.
+/// Memory that lives across steps. Paged: `value->type` is one row ([kv_heads, head_dim]) and there
+/// is a row a token.
 struct State {
   std::unique_ptr<Value> value;
 };
@@ -94,7 +100,8 @@ struct Module {
   Value* add_param(std::string name, Type type);
   Value* add_state(std::string name, Type row);
   Graph& add_graph(std::string name);
-  /// Range of a dim in `graph` (the graph's own if it overrides it). Throws InternalError if undeclared.
+  /// Range of a dim in `graph` (the graph's own if it overrides it). Throws InternalError if
+  /// undeclared.
   const DimDecl& dim(const Graph& graph, std::string_view name) const;
   void remove_param(const Value* value);
 
@@ -110,9 +117,11 @@ class GraphBuilder {
 
   Value* input(std::string name, Type type);
   /// `names` may be shorter than the results: the rest get names of their own.
-  Op* op(OpKind kind, std::vector<Value*> operands, Attrs attrs = NoAttrs{}, std::vector<std::string> names = {});
+  Op* op(OpKind kind, std::vector<Value*> operands, Attrs attrs = NoAttrs{},
+         std::vector<std::string> names = {});
   /// The first result of op().
-  Value* value(OpKind kind, std::vector<Value*> operands, Attrs attrs = NoAttrs{}, std::string name = {});
+  Value* value(OpKind kind, std::vector<Value*> operands, Attrs attrs = NoAttrs{},
+               std::string name = {});
   void set_loc(std::string loc) { loc_ = std::move(loc); }
   const std::string& loc() const { return loc_; }
 
@@ -122,7 +131,8 @@ class GraphBuilder {
   std::string loc_;
 };
 
-/// Makes every user (and graph output) of `from` use `to`, and moves the name. Leaves `from` for the sweep.
+/// Makes every user (and graph output) of `from` use `to`, and moves the name. Leaves `from` for
+/// the sweep.
 void replace_uses(Graph& graph, Value* from, Value* to);
 /// Sets operand `i`, keeping user lists right.
 void set_operand(Op& op, size_t i, Value* value);
@@ -137,13 +147,16 @@ Graph::Iterator find(Graph& graph, const Op* op);
 /// A deep copy of a graph (params and states stay shared), e.g. one clone a regime.
 std::unique_ptr<Graph> clone(const Graph& graph, std::string name);
 std::unique_ptr<Module> clone(const Module& module);
-/// True if `value` must keep existing: a graph output or a named probe ("hidden.3") that `verify` compares.
+/// True if `value` must keep existing: a graph output or a named probe ("hidden.3") that `verify`
+/// compares.
 bool is_pinned(const Graph& graph, const Value* value);
 
-/// Checks structure, then every op's constraints and that inferred types equal the stored ones. Throws UserError.
+/// Checks structure, then every op's constraints and that inferred types equal the stored ones.
+/// Throws UserError.
 void verify(const Module& module);
 
-/// Text form, see docs/ir.md. parse() throws UserError "line 4: ..."; print(parse(t)) == t for printed text.
+/// Text form, see docs/ir.md. parse() throws UserError "line 4: ..."; print(parse(t)) == t for
+/// printed text.
 std::string print(const Module& module);
 std::string print(const Op& op);
 std::unique_ptr<Module> parse(std::string_view text);

@@ -1,4 +1,5 @@
-// What Shunt knows of a machine it compiles for. Data, never a device query: a plan for an H200 is made on a laptop.
+// What Shunt knows of a machine it compiles for. Data, never a device query: a plan for an H200 is
+// made on a laptop.
 #pragma once
 
 #include <cstdint>
@@ -10,17 +11,18 @@ namespace shunt {
 
 struct Target {
   enum class Kind { cpu, cuda };
-  std::string name;             // "cpu", "sm_90a", "sm_80"
+  std::string name;  // "cpu", "sm_90a", "sm_80"
   Kind kind = Kind::cpu;
-  int sm = 0;                   // 90, 80; 0 on cpu
-  int sm_count = 1;             // multiprocessors; on cpu the threads assumed by the cost model
-  int64_t smem_per_block = 0;   // bytes a block may opt in to
+  int sm = 0;                  // 90, 80; 0 on cpu
+  int sm_count = 1;            // multiprocessors; on cpu the threads assumed by the cost model
+  int64_t smem_per_block = 0;  // bytes a block may opt in to
   int64_t l2_bytes = 0;
   double memory_bytes_per_s = 0;  // sustained read bandwidth
   double matmul_flops_per_s = 0;  // dense 16-bit tensor cores (cpu: float32)
   double vector_flops_per_s = 0;  // float32 outside them
-  double launch_seconds = 0;      // one dependent kernel inside a CUDA graph (cpu: one parallel section)
-  int64_t memory_bytes = 0;       // device memory assumed by --dry-run
+  double launch_seconds =
+      0;                     // one dependent kernel inside a CUDA graph (cpu: one parallel section)
+  int64_t memory_bytes = 0;  // device memory assumed by --dry-run
 
   bool is_cpu() const { return kind == Kind::cpu; }
 };

@@ -1,5 +1,5 @@
-// .mir text: print() and parse(). One op a line; types are always written and always checked. docs/ir.md has the
-// grammar. Tested by tests/ir/text_test.cpp and by every .mir case.
+// .mir text: print() and parse(). One op a line; types are always written and always checked.
+// docs/ir.md has the grammar. Tested by tests/ir/text_test.cpp and by every .mir case.
 #include <fmt/format.h>
 
 #include <map>
@@ -22,7 +22,8 @@ std::string print_attrs(const Attrs& attrs) {
             [&](auto... field) {
               [[maybe_unused]] const auto one = [&](auto f) {
                 if (a.*(f.member) == defaults.*(f.member)) return;
-                out += fmt::format("{}{} = {}", out.empty() ? "" : ", ", f.name, print_attr(a.*(f.member)));
+                out += fmt::format("{}{} = {}", out.empty() ? "" : ", ", f.name,
+                                   print_attr(a.*(f.member)));
               };
               (one(field), ...);
             },
@@ -39,7 +40,9 @@ std::string ref(const Value* value) {
   return (value->is_param() || value->is_state() ? "@" : "%") + value->name;
 }
 
-std::string print_dim(const DimDecl& d) { return fmt::format("{} in [{}, {}]", d.name, d.min, d.max); }
+std::string print_dim(const DimDecl& d) {
+  return fmt::format("{} in [{}, {}]", d.name, d.min, d.max);
+}
 
 }  // namespace
 
@@ -47,7 +50,8 @@ std::string print(const Op& op) {
   std::string line;
   for (const auto& r : op.results) line += (line.empty() ? "%" : ", %") + r->name;
   line += fmt::format("{}{}", line.empty() ? "" : " = ", op.info().name);
-  for (size_t i = 0; i < op.operands.size(); ++i) line += (i == 0 ? " " : ", ") + ref(op.operands[i]);
+  for (size_t i = 0; i < op.operands.size(); ++i)
+    line += (i == 0 ? " " : ", ") + ref(op.operands[i]);
   const std::string attrs = print_attrs(op.attrs);
   if (!attrs.empty()) line += " " + attrs;
   for (size_t i = 0; i < op.results.size(); ++i) {
@@ -58,7 +62,8 @@ std::string print(const Op& op) {
 
 std::string print(const Module& module) {
   constexpr std::string_view kStages[] = {"logical", "placed", "lowered"};
-  std::string out = fmt::format("module @{} stage({})\n", module.name, kStages[static_cast<int>(module.stage)]);
+  std::string out =
+      fmt::format("module @{} stage({})\n", module.name, kStages[static_cast<int>(module.stage)]);
   out += fmt::format("page_size {}\n", module.page_size);
   for (const DimDecl& d : module.dims) out += "dim " + print_dim(d) + "\n";
   for (const Param& p : module.params) {
@@ -85,7 +90,8 @@ std::string print(const Module& module) {
       out += "    " + print(*op) + "\n";
     }
     out += "  return";
-    for (size_t i = 0; i < graph->outputs.size(); ++i) out += (i == 0 ? " " : ", ") + ref(graph->outputs[i]);
+    for (size_t i = 0; i < graph->outputs.size(); ++i)
+      out += (i == 0 ? " " : ", ") + ref(graph->outputs[i]);
     out += "\n}\n";
   }
   return out;
@@ -112,10 +118,12 @@ Attrs parse_attrs(Lexer& lexer, OpKind kind) {
             known = true;
             parse_attr(lexer, a.*(f.member));
           };
-          std::apply([&](auto... field) { (one(field), ...); }, std::decay_t<decltype(a)>::fields());
+          std::apply([&](auto... field) { (one(field), ...); },
+                     std::decay_t<decltype(a)>::fields());
         },
         attrs);
-    if (!known) lexer.fail(fmt::format("an attribute of {} ('{}' is none)", op_info(kind).name, name));
+    if (!known)
+      lexer.fail(fmt::format("an attribute of {} ('{}' is none)", op_info(kind).name, name));
   }
   return attrs;
 }
@@ -181,7 +189,8 @@ class GraphParser {
       const std::string name = lexer.name('@');
       Value* value = module_.find_param(name);
       if (value == nullptr) value = module_.find_state(name);
-      if (value == nullptr) lexer.fail(fmt::format("a declared parameter or state (@{} is not)", name));
+      if (value == nullptr)
+        lexer.fail(fmt::format("a declared parameter or state (@{} is not)", name));
       return value;
     }
     const std::string name = lexer.name('%');
@@ -195,7 +204,8 @@ class GraphParser {
     if (lexer.peek() == '%') {
       do {
         names.push_back(lexer.name('%'));
-        if (values_.contains(names.back())) lexer.fail(fmt::format("a new name (%{} exists)", names.back()));
+        if (values_.contains(names.back()))
+          lexer.fail(fmt::format("a new name (%{} exists)", names.back()));
       } while (lexer.eat(','));
       lexer.expect('=');
     }

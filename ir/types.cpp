@@ -17,8 +17,8 @@ struct DTypeInfo {
   int64_t bytes;
 };
 constexpr DTypeInfo kDTypes[] = {
-    {DType::f32, "f32", 4}, {DType::f16, "f16", 2}, {DType::bf16, "bf16", 2},
-    {DType::i64, "i64", 8}, {DType::i32, "i32", 4}, {DType::u8, "u8", 1},
+    {DType::f32, "f32", 4},       {DType::f16, "f16", 2}, {DType::bf16, "bf16", 2},
+    {DType::i64, "i64", 8},       {DType::i32, "i32", 4}, {DType::u8, "u8", 1},
     {DType::f8e4m3, "f8e4m3", 1},
 };
 }  // namespace
@@ -56,7 +56,9 @@ uint16_t bf16_from_f32(float value) {
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-float f32_from_bf16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+float f32_from_bf16(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
 
 // By hand: clang 14 has no _Float16 on x86-64.
 uint16_t f16_from_f32(float value) {

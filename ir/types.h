@@ -38,7 +38,8 @@ struct Type {
   bool operator==(const Type&) const = default;
 };
 
-/// IEEE and bfloat16 conversions, round to nearest even. Bits, not values: usable without compiler support.
+/// IEEE and bfloat16 conversions, round to nearest even. Bits, not values: usable without compiler
+/// support.
 uint16_t bf16_from_f32(float value);
 float f32_from_bf16(uint16_t bits);
 uint16_t f16_from_f32(float value);

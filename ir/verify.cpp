@@ -1,4 +1,5 @@
-// verify(): structure first, then each op's own constraints. Tested by tests/ir/module_test.cpp and the .mir cases.
+// verify(): structure first, then each op's own constraints. Tested by tests/ir/module_test.cpp and
+// the .mir cases.
 #include <algorithm>
 #include <set>
 #include <unordered_set>
@@ -10,7 +11,8 @@ namespace shunt::ir {
 
 namespace {
 
-void verify_dims(const Module& module, const Graph& graph, const Type& type, const std::string& name) {
+void verify_dims(const Module& module, const Graph& graph, const Type& type,
+                 const std::string& name) {
   for (const Dim& d : type.shape) {
     for (const auto& [symbol, factor] : d.terms()) {
       const auto declared = [&, s = symbol](const std::vector<DimDecl>& list) {
@@ -24,13 +26,15 @@ void verify_dims(const Module& module, const Graph& graph, const Type& type, con
   }
 }
 
-/// V1: names are unique. V2: a value is defined before it is used. V3: sizes are declared. V4: user lists are right.
-/// V5: the stored types are what infer_ gives. V6: only @load stores parameters, each at most once.
+/// V1: names are unique. V2: a value is defined before it is used. V3: sizes are declared. V4: user
+/// lists are right. V5: the stored types are what infer_ gives. V6: only @load stores parameters,
+/// each at most once.
 void verify_graph(const Module& module, const Graph& graph, std::set<const Value*>& stored) {
   std::unordered_set<const Value*> defined;
   std::unordered_set<std::string> names;
   const auto define = [&](const Value& v) {
-    if (!names.insert(v.name).second) user_error("graph @{} (V1): two values %{}", graph.name, v.name);
+    if (!names.insert(v.name).second)
+      user_error("graph @{} (V1): two values %{}", graph.name, v.name);
     defined.insert(&v);
     verify_dims(module, graph, v.type, "%" + v.name);
   };
@@ -39,7 +43,8 @@ void verify_graph(const Module& module, const Graph& graph, std::set<const Value
     for (const Value* v : op->operands) {
       if (v == nullptr || v->is_param() || v->is_state()) continue;
       if (!defined.contains(v)) {
-        user_error("graph @{} (V2): {} uses %{} before it is defined", graph.name, op->info().name, v->name);
+        user_error("graph @{} (V2): {} uses %{} before it is defined", graph.name, op->info().name,
+                   v->name);
       }
     }
     for (const Value* v : op->operands) {
@@ -48,7 +53,8 @@ void verify_graph(const Module& module, const Graph& graph, std::set<const Value
                   "graph @{} (V4): users of {} do not match {}", graph.name, v->name, print(*op));
     }
     if (op->kind == OpKind::store) {
-      if (graph.name != "load") user_error("graph @{} (V6): only @load stores parameters", graph.name);
+      if (graph.name != "load")
+        user_error("graph @{} (V6): only @load stores parameters", graph.name);
       if (!stored.insert(op->operand(1)).second) {
         user_error("graph @load (V6): @{} is stored twice", op->operand(1)->name);
       }
@@ -65,7 +71,8 @@ void verify_graph(const Module& module, const Graph& graph, std::set<const Value
     }
   }
   for (const Value* v : graph.outputs) {
-    if (v == nullptr || !defined.contains(v)) user_error("graph @{} (V2): a returned value is not defined", graph.name);
+    if (v == nullptr || !defined.contains(v))
+      user_error("graph @{} (V2): a returned value is not defined", graph.name);
   }
 }
 

@@ -21,14 +21,18 @@ double now() {
 
 Spread spread_of(std::vector<double> values) {
   std::sort(values.begin(), values.end());
-  return {values[values.size() / 2], values.front(), values.back()};
+  const size_t half = values.size() / 2;
+  const double median =
+      values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+  return {median, values.front(), values.back()};
 }
 
 /// Counts the experts that at least one token of the step was routed to, layer by layer.
 class ExpertCounter : public StepObserver {
  public:
   void after_step(Session& session, const StepInfo& info) override {
-    if (!info.step->name.starts_with("norm_gate") && !info.step->name.starts_with("topk_gate")) return;
+    if (!info.step->name.starts_with("norm_gate") && !info.step->name.starts_with("topk_gate"))
+      return;
     for (int index : info.step->writes) {
       if (session.plan().buffers[index].type.dtype != DType::i32) continue;
       session.read_buffer(index, bytes_);
@@ -50,17 +54,22 @@ class ExpertCounter : public StepObserver {
 class Loop {
  public:
   Loop(Session& session, const BenchCase& what, const BenchOptions& options)
-      : session_(session), what_(what), options_(options), limits_(session.plan().limits),
+      : session_(session),
+        what_(what),
+        options_(options),
+        limits_(session.plan().limits),
         table_width_((limits_.max_model_len + limits_.page_size - 1) / limits_.page_size) {}
 
-  /// All prompts, in steps of at most max_num_batched_tokens; each sequence's last token gets logits.
+  /// All prompts, in steps of at most max_num_batched_tokens; each sequence's last token gets
+  /// logits.
   double prefill() {
     const double start = now();
     int64_t seq = 0, done = 0;
     while (seq < what_.batch) {
       begin_step();
       int64_t tokens = 0;
-      while (seq < what_.batch && tokens < limits_.max_num_batched_tokens && S_ < limits_.max_num_seqs) {
+      while (seq < what_.batch && tokens < limits_.max_num_batched_tokens &&
+             S_ < limits_.max_num_seqs) {
         const int64_t n = std::min(what_.prompt - done, limits_.max_num_batched_tokens - tokens);
         add(seq, done, n);
         tokens += n;
@@ -89,7 +98,8 @@ class Loop {
   /// `n` new tokens of a sequence that has `length` already.
   void add(int64_t seq, int64_t length, int64_t n) {
     const int64_t pages = bench_pages(limits_, {what_.prompt, what_.decode, 1});
-    auto tokens = session_.input_as<int32_t>("tokens"), positions = session_.input_as<int32_t>("positions");
+    auto tokens = session_.input_as<int32_t>("tokens"),
+         positions = session_.input_as<int32_t>("positions");
     auto tables = session_.input_as<int32_t>("block_tables");
     for (int64_t i = 0; i < n; ++i) {
       tokens[T_ + i] = static_cast<int32_t>(random_() % session_.plan().model.vocab_size);
@@ -146,7 +156,8 @@ class Loop {
 };
 
 struct WeightBytes {
-  double dense = 0;       // read by every step: all but experts and, where the head is its own, the embedding table
+  double dense =
+      0;  // read by every step: all but experts and, where the head is its own, the embedding table
   double one_expert = 0;  // of one layer: gate, up and down of one expert, averaged over the layers
 };
 
@@ -158,7 +169,8 @@ WeightBytes weight_bytes(const Plan& plan) {
   for (const Buffer& b : plan.buffers) {
     if (b.arena != Arena::weights || (own_head && b.name == "embedding")) continue;
     if (b.type.rank() == 3) {
-      w.one_expert += static_cast<double>(b.bytes) / static_cast<double>(b.type.shape[0].constant());
+      w.one_expert +=
+          static_cast<double>(b.bytes) / static_cast<double>(b.type.shape[0].constant());
     } else {
       w.dense += static_cast<double>(b.bytes);
     }
@@ -167,12 +179,14 @@ WeightBytes weight_bytes(const Plan& plan) {
   return w;
 }
 
-/// Flops of one step's matmuls and attention; attention's own figure is for full block tables and is scaled down to
-/// the mean number of keys.
-double flops_of(const Program& program, const Limits& limits, int64_t T, int64_t S, int64_t R, double keys) {
+/// Flops of one step's matmuls and attention; attention's own figure is for full block tables and
+/// is scaled down to the mean number of keys.
+double flops_of(const Program& program, const Limits& limits, int64_t T, int64_t S, int64_t R,
+                double keys) {
   const DimEnv env = {{"T", T}, {"S", S}, {"R", R}};
-  const double full = static_cast<double>((limits.max_model_len + limits.page_size - 1) / limits.page_size) *
-                      static_cast<double>(limits.page_size);
+  const double full =
+      static_cast<double>((limits.max_model_len + limits.page_size - 1) / limits.page_size) *
+      static_cast<double>(limits.page_size);
   double flops = 0;
   for (const Step& s : program.steps) {
     const auto f = static_cast<double>(s.flops.evaluate(env));
@@ -187,23 +201,25 @@ void fill_floor(Session& session, const BenchCase& what, BenchResult& r) {
   const WeightBytes w = weight_bytes(plan);
   const double layers = static_cast<double>(plan.model.moe_layers);
   const double context = static_cast<double>(what.prompt) + static_cast<double>(what.decode) / 2;
-  const double kv = static_cast<double>(plan.page_bytes()) / static_cast<double>(plan.limits.page_size) * context *
+  const double kv = static_cast<double>(plan.page_bytes()) /
+                    static_cast<double>(plan.limits.page_size) * context *
                     static_cast<double>(what.batch);
   r.decode_bytes = w.dense + layers * r.distinct_experts * w.one_expert + kv;
   const int64_t b = what.batch;
   r.decode_flops = flops_of(session.step_program(true, b, b, b), plan.limits, b, b, b, context);
-  const double decode_floor =
-      std::max(r.decode_bytes / target.memory_bytes_per_s, r.decode_flops / target.matmul_flops_per_s);
+  const double decode_floor = std::max(r.decode_bytes / target.memory_bytes_per_s,
+                                       r.decode_flops / target.matmul_flops_per_s);
   r.decode_roofline_share = decode_floor / r.step_seconds;
 
   const int64_t chunk = std::min(what.prompt * b, plan.limits.max_num_batched_tokens);
   const double chunks = static_cast<double>(what.prompt * b) / static_cast<double>(chunk);
   const int64_t rows = std::min(b, plan.limits.max_num_seqs);
-  r.prefill_flops = chunks * flops_of(session.step_program(false, chunk, rows, rows), plan.limits, chunk, rows, rows,
-                                      static_cast<double>(what.prompt) / 2);
+  r.prefill_flops = chunks * flops_of(session.step_program(false, chunk, rows, rows), plan.limits,
+                                      chunk, rows, rows, static_cast<double>(what.prompt) / 2);
   // A chunk touches, of each layer, as many experts as it has routes, at most all.
-  const double touched = std::min<double>(static_cast<double>(plan.model.experts),
-                                          static_cast<double>(chunk * plan.model.experts_per_token));
+  const double touched =
+      std::min<double>(static_cast<double>(plan.model.experts),
+                       static_cast<double>(chunk * plan.model.experts_per_token));
   const double bytes = chunks * (w.dense + layers * touched * w.one_expert);
   const double prefill_floor =
       std::max(bytes / target.memory_bytes_per_s, r.prefill_flops / target.matmul_flops_per_s);
@@ -216,16 +232,23 @@ int64_t bench_pages(const Limits& limits, const BenchCase& what) {
   return (what.prompt + what.decode + limits.page_size - 1) / limits.page_size * what.batch;
 }
 
+void check_bench(const Plan& plan, const BenchCase& what, const BenchOptions& options) {
+  if (what.prompt + what.decode > plan.limits.max_model_len ||
+      what.batch > plan.limits.max_num_seqs) {
+    user_error(
+        "bench of {} + {} tokens in {} sequences: the plan allows {} tokens and {} sequences "
+        "(compile with --max-model-len and --max-num-seqs)",
+        what.prompt, what.decode, what.batch, plan.limits.max_model_len, plan.limits.max_num_seqs);
+  }
+  if (options.uniform_routing && plan.find_port("forced.0") < 0) {
+    user_error(
+        "--routing uniform: the plan has no forced-routing inputs; bench the model directory "
+        "instead");
+  }
+}
+
 BenchResult run_bench(Session& session, const BenchCase& what, const BenchOptions& options) {
-  const Plan& plan = session.plan();
-  if (what.prompt + what.decode > plan.limits.max_model_len || what.batch > plan.limits.max_num_seqs) {
-    user_error("bench of {} + {} tokens in {} sequences: the plan allows {} tokens and {} sequences "
-               "(compile with --max-model-len and --max-num-seqs)",
-               what.prompt, what.decode, what.batch, plan.limits.max_model_len, plan.limits.max_num_seqs);
-  }
-  if (options.uniform_routing && session.plan().find_port("forced.0") < 0) {
-    user_error("--routing uniform: the plan has no forced-routing inputs; bench the model directory instead");
-  }
+  check_bench(session.plan(), what, options);
   BenchResult r;
   r.what = what;
   Loop loop(session, what, options);
@@ -236,7 +259,8 @@ BenchResult run_bench(Session& session, const BenchCase& what, const BenchOption
     const double start = now();
     for (int64_t i = 0; i < what.decode; ++i) mine.push_back(loop.decode_step(what.prompt + i));
     const double total = now() - start;
-    if (options.on_progress) options.on_progress(fmt::format("repetition {} of {}", rep + 1, options.repetitions));
+    if (options.on_progress)
+      options.on_progress(fmt::format("repetition {} of {}", rep + 1, options.repetitions));
     if (rep < 0) continue;
     prefill.push_back(seconds);
     decode.push_back(static_cast<double>(what.decode * what.batch) / total);
@@ -244,7 +268,8 @@ BenchResult run_bench(Session& session, const BenchCase& what, const BenchOption
   }
   ExpertCounter counter;
   loop.decode_step(what.prompt + what.decode - 1, &counter);
-  r.distinct_experts = counter.layers == 0 ? 0 : counter.total / static_cast<double>(counter.layers);
+  r.distinct_experts =
+      counter.layers == 0 ? 0 : counter.total / static_cast<double>(counter.layers);
   r.prefill_seconds = spread_of(prefill).median;
   for (double& s : prefill) s = static_cast<double>(what.prompt * what.batch) / s;
   r.prefill_tokens_per_s = spread_of(prefill);

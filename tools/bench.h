@@ -1,5 +1,6 @@
-// Prefill and decode speed of a plan, as a server would see it: every step includes uploading its inputs, sampling
-// (greedy) and bringing the ids to the host. Prompts are random ids of a fixed seed.
+// Prefill and decode speed of a plan, as a server would see it: every step includes uploading its
+// inputs, sampling (greedy) and bringing the ids to the host. Prompts are random ids of a fixed
+// seed.
 #pragma once
 
 #include <cstdint>
@@ -25,13 +26,13 @@ struct Spread {
 struct BenchResult {
   BenchCase what;
   Spread prefill_tokens_per_s, decode_tokens_per_s;
-  double prefill_seconds = 0;       // median, all sequences
-  double step_seconds = 0;          // median decode step
-  double distinct_experts = 0;      // per MoE layer of one decode step, counted; 0 for a dense model
-  double decode_bytes = 0;          // least bytes of a step: weights touched once, KV read once
+  double prefill_seconds = 0;   // median, all sequences
+  double step_seconds = 0;      // median decode step
+  double distinct_experts = 0;  // per MoE layer of one decode step, counted; 0 for a dense model
+  double decode_bytes = 0;      // least bytes of a step: weights touched once, KV read once
   double decode_flops = 0;
-  double prefill_flops = 0;         // of one prefill of all sequences
-  double decode_roofline_share = 0; // floor time / measured time
+  double prefill_flops = 0;          // of one prefill of all sequences
+  double decode_roofline_share = 0;  // floor time / measured time
   double prefill_roofline_share = 0;
 };
 
@@ -40,6 +41,9 @@ struct BenchOptions {
   bool uniform_routing = false;  // needs a plan with forced.N inputs
   std::function<void(const std::string&)> on_progress;
 };
+
+/// Throws UserError if the plan cannot run the case.
+void check_bench(const Plan& plan, const BenchCase& what, const BenchOptions& options);
 
 BenchResult run_bench(Session& session, const BenchCase& what, const BenchOptions& options);
 

@@ -1,4 +1,5 @@
-// What the subcommands of `shunt` share. Each cmd_<name>.cpp registers one subcommand: flags, then library calls.
+// What the subcommands of `shunt` share. Each cmd_<name>.cpp registers one subcommand: flags, then
+// library calls.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -16,22 +17,28 @@ namespace shunt::cli {
 using Command = std::function<int()>;
 
 /// Registers a subcommand; main() runs the one the user named.
-CLI::App* add_command(CLI::App& app, const std::string& name, const std::string& description, Command& slot,
-                      Command body);
+CLI::App* add_command(CLI::App& app, const std::string& name, const std::string& description,
+                      Command& slot, Command body);
 
 /// The flags of `compile` that every command taking a model directory has too.
 struct CompileFlags {
   CompileOptions options;
-  std::string input;      // PLAN or MODEL_DIR
-  std::string target;     // empty: the first GPU, else cpu
-  std::string model_dir;  // of a plan: where its checkpoint is now; empty: where it was at compile time
+  std::string input;   // PLAN or MODEL_DIR
+  std::string target;  // empty: the first GPU, else cpu
+  std::string
+      model_dir;  // of a plan: where its checkpoint is now; empty: where it was at compile time
   void add_to(CLI::App* command);
   /// --model-dir, for commands that load a plan.
   void add_model_dir(CLI::App* command);
   /// `options` completed with the input, target, and printing of phases and warnings to stderr.
   CompileOptions resolved(bool print_phases) const;
-  /// The plan directory: the input itself if it is one, else the cached plan of the model, compiled if need be. Says
-  /// on stderr what it did.
+  /// Throws UserError if the input is no folder.
+  void check_input() const;
+  /// Reads a plan. If it is the input itself, throws UserError where a flag contradicts it: nothing
+  /// is compiled again.
+  Plan load(const std::filesystem::path& directory) const;
+  /// The plan directory: the input itself if it is one, else the cached plan of the model, compiled
+  /// if need be. Says on stderr what it did.
   std::filesystem::path plan_directory() const;
 };
 
@@ -46,6 +53,12 @@ class Progress {
   size_t shown_ = 0;
 };
 
+/// Throws UserError (incompatible_plan) if this machine has no GPU and `target` needs one.
+void require_device(const std::string& target);
+
+/// All bytes of a file. Throws UserError naming it.
+std::string read_text(const std::filesystem::path& path);
+
 /// "12.3 MiB".
 std::string human_bytes(int64_t bytes);
 
@@ -54,5 +67,6 @@ void add_run(CLI::App& app, Command& slot);
 void add_inspect(CLI::App& app, Command& slot);
 void add_verify(CLI::App& app, Command& slot);
 void add_bench(CLI::App& app, Command& slot);
+void add_place(CLI::App& app, Command& slot);
 
 }  // namespace shunt::cli

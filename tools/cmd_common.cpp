@@ -2,32 +2,49 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <fstream>
 
 #include "ir/error.h"
+#include "ir/target.h"
 #include "runtime/device.h"
 #include "tools/cli.h"
 
 namespace shunt::cli {
 
-CLI::App* add_command(CLI::App& app, const std::string& name, const std::string& description, Command& slot,
-                      Command body) {
+CLI::App* add_command(CLI::App& app, const std::string& name, const std::string& description,
+                      Command& slot, Command body) {
   CLI::App* command = app.add_subcommand(name, description);
   command->callback([&slot, body = std::move(body)] { slot = body; });
   return command;
 }
 
 void CompileFlags::add_to(CLI::App* command) {
-  command->add_option("--target", target, "cpu, sm_90a or sm_80 (default: the first GPU, else cpu)");
-  command->add_option("--dtype", options.dtype, "type of activations: auto, bf16, f16 or f32");
-  command->add_option("--max-model-len", options.max_model_len,
-                      "tokens of a sequence, prompt and output (0: the model's, at most 8192)");
-  command->add_option("--max-num-seqs", options.max_num_seqs, "sequences in a batch (0: 64)");
-  command->add_option("--max-num-batched-tokens", options.max_num_batched_tokens, "tokens in a step (0: 2048)");
-  command->add_flag("--dummy-weights", options.dummy_weights, "random weights; needs only config.json");
+  const auto count = CLI::Range(int64_t{0}, int64_t{1} << 40);
+  command
+      ->add_option("--target", target, "machine to compile for (default: the first GPU, else cpu)")
+      ->check(CLI::IsMember({"cpu", "sm_90a", "sm_80"}));
+  command->add_option("--dtype", options.dtype, "type of activations")
+      ->check(CLI::IsMember({"auto", "bf16", "f16", "f32"}));
+  command
+      ->add_option("--max-model-len", options.max_model_len,
+                   "tokens of a sequence, prompt and output (0: the model's, at most 8192)")
+      ->check(count)
+      ->type_name("INT");
+  command->add_option("--max-num-seqs", options.max_num_seqs, "sequences in a batch (0: 64)")
+      ->check(count)
+      ->type_name("INT");
+  command
+      ->add_option("--max-num-batched-tokens", options.max_num_batched_tokens,
+                   "tokens in a step (0: 2048)")
+      ->check(count)
+      ->type_name("INT");
+  command->add_flag("--dummy-weights", options.dummy_weights,
+                    "random weights; needs only config.json");
 }
 
 void CompileFlags::add_model_dir(CLI::App* command) {
-  command->add_option("--model-dir", model_dir, "of a plan: its model directory, if that was moved");
+  command->add_option("--model-dir", model_dir,
+                      "of a plan: its model directory, if that was moved");
 }
 
 CompileOptions CompileFlags::resolved(bool print_phases) const {
@@ -36,26 +53,77 @@ CompileOptions CompileFlags::resolved(bool print_phases) const {
   o.target = target.empty() ? default_target() : target;
   if (print_phases) {
     o.on_phase = [](std::string_view phase, double seconds, std::string_view remark) {
-      fmt::print(stderr, "{:<22}{:8.3f} s  {}\n", phase, seconds, remark);
+      fmt::print(stderr, "{:<22}{:8.3f} s{}{}\n", phase, seconds, remark.empty() ? "" : "  ",
+                 remark);
     };
   }
   o.on_warning = [](std::string_view warning) { fmt::print(stderr, "warning: {}\n", warning); };
   return o;
 }
 
+void CompileFlags::check_input() const {
+  std::error_code error;
+  if (!std::filesystem::exists(input, error))
+    user_error("{}: no such model or plan directory", input);
+  if (!std::filesystem::is_directory(input, error))
+    user_error("{} is a file: give the folder that holds it", input);
+}
+
+Plan CompileFlags::load(const std::filesystem::path& directory) const {
+  Plan plan = load_plan(directory);
+  if (!is_plan_directory(input)) return plan;
+  if (!target.empty() && target != plan.target)
+    plan_error("{} is a plan for {}, not {}", input, plan.target, target);
+  const char* flag = options.dtype != "auto"               ? "--dtype"
+                     : options.max_model_len != 0          ? "--max-model-len"
+                     : options.max_num_seqs != 0           ? "--max-num-seqs"
+                     : options.max_num_batched_tokens != 0 ? "--max-num-batched-tokens"
+                     : options.dummy_weights               ? "--dummy-weights"
+                                                           : nullptr;
+  if (flag != nullptr) {
+    user_error(
+        "{} has no effect on a plan: {} was compiled already; compile the model directory again",
+        flag, input);
+  }
+  return plan;
+}
+
 std::filesystem::path CompileFlags::plan_directory() const {
+  check_input();
   if (is_plan_directory(input)) return input;
   CompileOptions o = resolved(false);
-  if (target.empty() && o.target == "cpu") fmt::print(stderr, "no GPU found: running on the cpu target\n");
+  require_device(o.target);
+  if (target.empty() && o.target == "cpu")
+    fmt::print(stderr, "no GPU found: running on the cpu target\n");
   const CachedPlan plan = compile_cached(o);
-  fmt::print(stderr, "{} {} for {}: {}\n", plan.was_cached ? "using the cached plan of" : "compiled", input, o.target,
+  fmt::print(stderr, "{} {} for {}: {}\n",
+             plan.was_cached ? "using the cached plan of" : "compiled", input, o.target,
              plan.directory.string());
   return plan.directory;
 }
 
+void require_device(const std::string& target) {
+  if (find_target(target).is_cpu() || device_count() > 0) return;
+  plan_error(
+      "--target {} needs a GPU and this machine has none: use --target cpu, or `shunt compile` for "
+      "a plan to "
+      "take to another machine",
+      target);
+}
+
+std::string read_text(const std::filesystem::path& path) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error))
+    user_error("{} is a folder: give a file", path.string());
+  std::ifstream file(path, std::ios::binary);
+  if (!file) user_error("{}: cannot be opened; check the path", path.string());
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
 void Progress::show(const std::string& line) {
   if (!::isatty(STDERR_FILENO)) return;
-  fmt::print(stderr, "\r{}{}", line, std::string(shown_ > line.size() ? shown_ - line.size() : 0, ' '));
+  fmt::print(stderr, "\r{}{}", line,
+             std::string(shown_ > line.size() ? shown_ - line.size() : 0, ' '));
   std::fflush(stderr);
   shown_ = line.size();
 }

@@ -1,4 +1,5 @@
-// shunt compile MODEL_DIR -o PLAN: the offline compiler. Prints phases with seconds; --dry-run prints bytes only.
+// shunt compile MODEL_DIR -o PLAN: the offline compiler. Prints phases with seconds; --dry-run
+// prints bytes only.
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
@@ -17,17 +18,23 @@ struct Flags {
   bool json = false;
 };
 
-/// What a rank needs. KV: for max_num_seqs sequences of max_model_len, which is what never preempts.
+/// What a rank needs. KV: for max_num_seqs sequences of max_model_len, which is what never
+/// preempts.
 int print_memory(const Plan& plan, bool json) {
-  const int64_t pages_per_seq = (plan.limits.max_model_len + plan.limits.page_size - 1) / plan.limits.page_size;
+  const int64_t pages_per_seq =
+      (plan.limits.max_model_len + plan.limits.page_size - 1) / plan.limits.page_size;
   const int64_t pages = pages_per_seq * plan.limits.max_num_seqs;
   const int64_t kv = pages * plan.page_bytes();
   const int64_t activations = plan.workspace_bytes + plan.io_bytes;
   if (json) {
-    const nlohmann::ordered_json out = {
-        {"schema", 1}, {"target", plan.target}, {"weights_bytes", plan.weights_bytes}, {"kv_bytes", kv},
-        {"kv_page_bytes", plan.page_bytes()}, {"kv_pages", pages}, {"activation_bytes", activations},
-        {"total_bytes", plan.weights_bytes + kv + activations}};
+    const nlohmann::ordered_json out = {{"schema", 1},
+                                        {"target", plan.target},
+                                        {"weights_bytes", plan.weights_bytes},
+                                        {"kv_bytes", kv},
+                                        {"kv_page_bytes", plan.page_bytes()},
+                                        {"kv_pages", pages},
+                                        {"activation_bytes", activations},
+                                        {"total_bytes", plan.weights_bytes + kv + activations}};
     fmt::print("{}\n", out.dump(2));
     return 0;
   }
@@ -44,15 +51,20 @@ int print_memory(const Plan& plan, bool json) {
 }
 
 int body(const Flags& flags) {
+  flags.compile.check_input();
+  if (is_plan_directory(flags.compile.input)) {
+    user_error("{} is a plan already: compile takes a model directory", flags.compile.input);
+  }
   CompileOptions o = flags.compile.resolved(!flags.json);
   o.dump_phases_to = flags.dump_phases;
   o.dump_kernels_to = flags.dump_kernels;
   if (flags.dry_run) return print_memory(compile(o, /*plan_only=*/true).plan, flags.json);
   if (flags.output.empty()) user_error("compile needs -o PLAN (or --dry-run)");
+  check_plan_destination(flags.output);
   const CompiledPlan compiled = compile(o);
   write_plan(compiled, flags.output);
-  fmt::print(stderr, "wrote {} ({} kernels, {} of weights)\n", flags.output, compiled.plan.kernels.size(),
-             human_bytes(compiled.plan.weights_bytes));
+  fmt::print(stderr, "wrote {} for {} ({} kernels, {} of weights)\n", flags.output, o.target,
+             compiled.plan.kernels.size(), human_bytes(compiled.plan.weights_bytes));
   return 0;
 }
 
@@ -60,16 +72,21 @@ int body(const Flags& flags) {
 
 void add_compile(CLI::App& app, Command& slot) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* c = add_command(app, "compile", "Compile a model directory to a plan; needs no GPU.", slot,
-                            [flags] { return body(*flags); });
+  CLI::App* c = add_command(app, "compile", "Compile a model directory to a plan; needs no GPU.",
+                            slot, [flags] { return body(*flags); });
   c->add_option("MODEL_DIR", flags->compile.input, "Hugging Face model directory")->required();
   c->add_option("-o,--output", flags->output, "plan directory to write");
   flags->compile.add_to(c);
-  c->add_option("--jobs,-j", flags->compile.options.jobs, "threads that compile kernels (0: all cores)");
-  c->add_option("--dump-phases-to", flags->dump_phases, "folder for the module after every pass (.mir)");
+  c->add_option("--jobs,-j", flags->compile.options.jobs,
+                "threads that compile kernels (0: all cores)")
+      ->check(CLI::Range(0, 4096))
+      ->type_name("INT");
+  c->add_option("--dump-phases-to", flags->dump_phases,
+                "folder for the module after every pass (.mir)");
   c->add_option("--dump-kernels-to", flags->dump_kernels, "folder for kernel sources and cubins");
-  c->add_flag("--dry-run", flags->dry_run, "print the exact bytes a rank needs and write nothing");
-  c->add_flag("--json", flags->json, "with --dry-run: JSON on stdout");
+  CLI::Option* dry_run = c->add_flag("--dry-run", flags->dry_run,
+                                     "print the exact bytes a rank needs and write no plan");
+  c->add_flag("--json", flags->json, "with --dry-run: JSON on stdout")->needs(dry_run);
 }
 
 }  // namespace shunt::cli

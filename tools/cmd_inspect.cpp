@@ -1,5 +1,4 @@
 // shunt inspect PLAN|MODEL_DIR|FILE.mir: needs no GPU and no weights.
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "ir/error.h"
@@ -19,9 +18,7 @@ struct Flags {
 };
 
 int print_module(const Flags& f) {
-  std::ifstream file(f.compile.input, std::ios::binary);
-  if (!file) user_error("{}: cannot be opened", f.compile.input);
-  const std::string text(std::istreambuf_iterator<char>(file), {});
+  const std::string text = read_text(f.compile.input);
   std::unique_ptr<ir::Module> module;
   try {
     module = ir::parse(text);
@@ -40,11 +37,13 @@ int print_module(const Flags& f) {
 }
 
 Plan plan_of(const Flags& f) {
-  if (is_plan_directory(f.compile.input)) return load_plan(f.compile.input);
+  f.compile.check_input();
+  if (is_plan_directory(f.compile.input)) return f.compile.load(f.compile.input);
   CompileOptions o = f.compile.resolved(false);
   const fs::path dir = f.compile.input;
   // Shapes come from config.json alone; a folder without weights is inspected all the same.
-  const bool weights = fs::exists(dir / "model.safetensors") || fs::exists(dir / "model.safetensors.index.json");
+  const bool weights =
+      fs::exists(dir / "model.safetensors") || fs::exists(dir / "model.safetensors.index.json");
   o.dummy_weights = o.dummy_weights || !weights;
   return compile(o, /*plan_only=*/true).plan;
 }
@@ -66,15 +65,17 @@ int body(const Flags& f) {
 
 void add_inspect(CLI::App& app, Command& slot) {
   auto f = std::make_shared<Flags>();
-  CLI::App* c = add_command(app, "inspect", "Show a plan, a model or a .mir file; needs no GPU and no weights.", slot,
-                            [f] { return body(*f); });
+  CLI::App* c = add_command(app, "inspect",
+                            "Show a plan, a model or a .mir file; needs no GPU and no weights.",
+                            slot, [f] { return body(*f); });
   c->add_option("PLAN|MODEL_DIR|FILE.mir", f->compile.input, "what to look at")->required();
   f->compile.add_to(c);
   c->add_option("--show", f->show, "sections")
       ->delimiter(',')
       ->check(CLI::IsMember({"summary", "layers", "kernels", "memory"}));
   c->add_option("-o,--output", f->output, "format")->check(CLI::IsMember({"text", "json", "dot"}));
-  c->add_option("--program", f->program, "program whose layers are shown (default: decode of 1, largest prefill)");
+  c->add_option("--program", f->program,
+                "program whose layers are shown (default: decode of 1, largest prefill)");
 }
 
 }  // namespace shunt::cli

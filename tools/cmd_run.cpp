@@ -1,5 +1,5 @@
-// shunt run PLAN|MODEL_DIR -p TEXT...: generate and stream text (or ids). One prompt streams as it comes; several run in
-// one batch and are printed as each finishes.
+// shunt run PLAN|MODEL_DIR -p TEXT...: generate and stream text (or ids). One prompt streams as it
+// comes; several run in one batch and are printed as each finishes.
 #include <charconv>
 #include <chrono>
 #include <csignal>
@@ -31,14 +31,19 @@ std::vector<int32_t> parse_ids(const std::string& text) {
   std::vector<int32_t> out;
   const char* at = text.data();
   const char* const end = at + text.size();
-  while (at < end) {
+  const auto skip_spaces = [&] {
+    while (at < end && *at == ' ') ++at;
+  };
+  for (skip_spaces(); at < end; skip_spaces()) {
     int32_t id = 0;
     const auto [next, error] = std::from_chars(at, end, id);
-    if (error != std::errc() || (next < end && *next != ',' && *next != ' ')) {
+    at = next;
+    skip_spaces();
+    const bool more = at < end && *at == ',';
+    at += more;
+    if (error != std::errc() || (at < end) != more)
       user_error("--ids: '{}' is not a list of token ids like 1,2,3", text);
-    }
     out.push_back(id);
-    at = next < end ? next + 1 : next;
   }
   return out;
 }
@@ -58,20 +63,21 @@ struct Output {
 };
 
 std::filesystem::path plan_directory(const Flags& f) {
+  f.compile.check_input();
   if (is_plan_directory(f.compile.input)) return f.compile.input;
-  if (f.sealed) user_error("--sealed needs a plan: make one with `shunt compile {} -o PLAN`", f.compile.input);
+  if (f.sealed)
+    user_error("--sealed needs a plan: make one with `shunt compile {} -o PLAN`", f.compile.input);
   return f.compile.plan_directory();
 }
 
 class Runner {
  public:
   Runner(const Flags& flags, const std::filesystem::path& directory)
-      : flags_(flags), session_(load_plan(directory), directory, session_options()), engine_(session_) {
+      : flags_(flags),
+        session_(flags.compile.load(directory), directory, session_options()),
+        engine_(session_) {
     progress_.clear();
     const Plan& plan = session_.plan();
-    if (!flags_.compile.target.empty() && flags_.compile.target != plan.target) {
-      plan_error("{} is a plan for {}, not {}", directory.string(), plan.target, flags_.compile.target);
-    }
     if (!flags_.ids) tokenizer_ = Tokenizer::from_file(tokenizer_path(plan));
   }
 
@@ -80,9 +86,7 @@ class Runner {
     int64_t prompt_tokens = 0;
     for (size_t i = 0; i < flags_.prompts.size(); ++i) {
       if (tokenizer_) outputs_[i].decoder.emplace(*tokenizer_, /*skip_special=*/true);
-      std::vector<int32_t> ids = tokenizer_ ? tokenizer_->encode(flags_.prompts[i]) : parse_ids(flags_.prompts[i]);
-      prompt_tokens += static_cast<int64_t>(ids.size());
-      requests_.push_back(engine_.submit(std::move(ids), params(i), [this, i](const TokenEvent& e) { on_token(i, e); }));
+      prompt_tokens += submit(i);
     }
     std::signal(SIGINT, [](int) { g_interrupted = 1; });
     const auto start = std::chrono::steady_clock::now();
@@ -91,19 +95,35 @@ class Runner {
       if (g_interrupted == 0) continue;
       for (int64_t id : requests_) engine_.cancel(id);
     }
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (streaming()) write("\n");
     if (!flags_.quiet) {
       const EngineStats& s = engine_.stats();
-      fmt::print(stderr, "{} prompt tokens, {} generated in {:.3f} s: {:.1f} tokens/s ({})\n", prompt_tokens,
-                 s.generated_tokens, seconds, static_cast<double>(s.generated_tokens) / seconds,
-                 session_.plan().target);
+      fmt::print(stderr, "{} prompt tokens, {} generated in {:.3f} s: {:.1f} tokens/s ({})\n",
+                 prompt_tokens, s.generated_tokens, seconds,
+                 static_cast<double>(s.generated_tokens) / seconds, session_.plan().target);
     }
     return g_interrupted == 0 ? 0 : 130;
   }
 
  private:
   bool streaming() const { return flags_.prompts.size() == 1; }
+
+  /// Returns the prompt's tokens. Among several prompts, an error says which one it is about.
+  int64_t submit(size_t i) {
+    try {
+      std::vector<int32_t> ids =
+          tokenizer_ ? tokenizer_->encode(flags_.prompts[i]) : parse_ids(flags_.prompts[i]);
+      const auto count = static_cast<int64_t>(ids.size());
+      requests_.push_back(engine_.submit(std::move(ids), params(i),
+                                         [this, i](const TokenEvent& e) { on_token(i, e); }));
+      return count;
+    } catch (const UserError& e) {
+      if (streaming()) throw;
+      throw UserError(fmt::format("prompt {}: {}", i, e.what()), e.kind());
+    }
+  }
 
   SessionOptions session_options() {
     SessionOptions o;
@@ -118,7 +138,8 @@ class Runner {
 
   std::filesystem::path tokenizer_path(const Plan& plan) const {
     std::filesystem::path model = flags_.compile.input;
-    if (is_plan_directory(model)) model = flags_.compile.model_dir.empty() ? plan.model_directory : flags_.compile.model_dir;
+    if (is_plan_directory(model))
+      model = flags_.compile.model_dir.empty() ? plan.model_directory : flags_.compile.model_dir;
     const auto path = model / "tokenizer.json";
     if (model.empty() || !std::filesystem::exists(path)) {
       user_error("{}: no tokenizer.json: give token ids with --ids -p 1,2,3", model.string());
@@ -166,19 +187,27 @@ class Runner {
 
 void add_run(CLI::App& app, Command& slot) {
   auto f = std::make_shared<Flags>();
-  CLI::App* c = add_command(app, "run", "Generate text; a model directory is compiled into the cache first.", slot,
-                            [f] { return Runner(*f, plan_directory(*f)).run(); });
+  CLI::App* c =
+      add_command(app, "run", "Generate text; a model directory is compiled into the cache first.",
+                  slot, [f] { return Runner(*f, plan_directory(*f)).run(); });
   c->add_option("PLAN|MODEL_DIR", f->compile.input, "plan or model directory")->required();
-  c->add_option("-p,--prompt", f->prompts, "prompt; several make a batch")->required();
+  c->add_option("-p,--prompt", f->prompts, "prompt; several make a batch")
+      ->required()
+      ->default_str("");
   f->compile.add_to(c);
   f->compile.add_model_dir(c);
-  c->add_option("-n,--tokens", f->tokens, "tokens to generate at most")->check(CLI::Range(1, 1 << 24));
+  c->add_option("-n,--tokens", f->tokens, "tokens to generate at most")
+      ->check(CLI::Range(1, 1 << 24));
   c->add_option("--temperature", f->temperature, "0: greedy");
   c->add_option("--top-k", f->top_k, "sample among the k likeliest tokens (0: all)");
   c->add_option("--top-p", f->top_p, "sample among the likeliest tokens of this total probability");
-  c->add_option("--seed", f->seed, "of sampling; prompt i uses seed + i");
+  c->add_option("--seed", f->seed, "of sampling; prompt i uses seed + i")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("INT");
   c->add_option("--kv-pages", f->kv_pages, "pages of KV state (0: what memory allows)");
-  c->add_option("--threads", f->threads, "threads of the cpu target (0: all cores)");
+  c->add_option("--threads", f->threads, "threads of the cpu target (0: all cores)")
+      ->check(CLI::Range(0, 4096))
+      ->type_name("INT");
   c->add_flag("--ids", f->ids, "prompts are token ids (1,2,3), and ids are printed");
   c->add_flag("--sealed", f->sealed, "compile and tune nothing at load: the input must be a plan");
   c->add_flag("--ignore-eos", f->ignore_eos, "go on after an end-of-sequence token");

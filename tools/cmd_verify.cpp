@@ -1,6 +1,6 @@
-// shunt verify PLAN|MODEL_DIR: golden tensors, or the mean negative log-likelihood of a text. Exit 0 equal, 1 not.
+// shunt verify PLAN|MODEL_DIR: golden tensors, or the mean negative log-likelihood of a text. Exit
+// 0 equal, 1 not.
 #include <algorithm>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "ir/error.h"
@@ -28,7 +28,8 @@ std::string find_golden(const Flags& f) {
     const auto path = std::filesystem::path(f.compile.input) / name;
     if (std::filesystem::exists(path)) return path.string();
   }
-  user_error("{} has no golden.safetensors or golden.json: give --golden FILE, or --text FILE", f.compile.input);
+  user_error("{} has no golden.safetensors or golden.json: give --golden FILE, or --text FILE",
+             f.compile.input);
 }
 
 /// A plan made for verifying: logits of every row, near-ties can be forced.
@@ -42,7 +43,8 @@ CompileOptions verify_options(const Flags& f, int64_t sequences, int64_t tokens,
   return o;
 }
 
-std::unique_ptr<StepRunner> make_runner(const Flags& f, const CompileOptions& o, int64_t pages, bool* float32) {
+std::unique_ptr<StepRunner> make_runner(const Flags& f, const CompileOptions& o, int64_t pages,
+                                        bool* float32) {
   if (f.reference || f.logical) {
     CompileOptions cpu = o;
     cpu.target = "cpu";
@@ -50,35 +52,39 @@ std::unique_ptr<StepRunner> make_runner(const Flags& f, const CompileOptions& o,
     *float32 = true;
     return make_reference_runner(cpu, !f.logical, pages);
   }
-  const std::filesystem::path plan =
-      is_plan_directory(f.compile.input) ? std::filesystem::path(f.compile.input) : compile_cached(o).directory;
-  *float32 = load_plan(plan).activation_dtype == "f32";
+  if (!is_plan_directory(f.compile.input)) require_device(o.target);
+  const std::filesystem::path plan = is_plan_directory(f.compile.input)
+                                         ? std::filesystem::path(f.compile.input)
+                                         : compile_cached(o).directory;
+  *float32 = f.compile.load(plan).activation_dtype == "f32";
   return make_plan_runner(plan, f.kv_pages, f.compile.model_dir);
 }
 
 int print_report(const VerifyReport& report, bool json) {
   if (json) {
-    nlohmann::ordered_json out = {{"schema", 1}, {"ok", report.ok()}, {"checks", nlohmann::json::array()}};
-    for (const VerifyLine& l : report.lines) out["checks"].push_back({{"what", l.what}, {"ok", l.ok}, {"text", l.text}});
+    nlohmann::ordered_json out = {
+        {"schema", 1}, {"ok", report.ok()}, {"checks", nlohmann::json::array()}};
+    for (const VerifyLine& l : report.lines)
+      out["checks"].push_back({{"what", l.what}, {"ok", l.ok}, {"text", l.text}});
     fmt::print("{}\n", out.dump(2));
   } else {
-    for (const VerifyLine& l : report.lines) fmt::print("{:<5}{:<24}{}\n", l.ok ? "ok" : "FAIL", l.what, l.text);
+    for (const VerifyLine& l : report.lines)
+      fmt::print("{:<5}{:<24}{}\n", l.ok ? "ok" : "FAIL", l.what, l.text);
     fmt::print("{}\n", report.ok() ? "verified" : "NOT equal");
   }
   return report.ok() ? 0 : 1;
 }
 
 int verify_nll(const Flags& f) {
-  std::ifstream file(f.text, std::ios::binary);
-  if (!file) user_error("{}: cannot be opened", f.text);
-  const std::string text(std::istreambuf_iterator<char>(file), {});
+  const std::string text = read_text(f.text);
   std::filesystem::path model = f.compile.input;
   if (is_plan_directory(model)) {
     model = f.compile.model_dir.empty() ? load_plan(model).model_directory : f.compile.model_dir;
   }
   std::vector<int32_t> ids = Tokenizer::from_file(model / "tokenizer.json").encode(text);
   if (f.tokens > 0) {
-    if (static_cast<int64_t>(ids.size()) < f.tokens) user_error("{} has {} tokens, not {}", f.text, ids.size(), f.tokens);
+    if (static_cast<int64_t>(ids.size()) < f.tokens)
+      user_error("{} has {} tokens, not {}", f.text, ids.size(), f.tokens);
     ids.resize(f.tokens);
   }
   const CompileOptions o = verify_options(f, 1, f.window, f.window);
@@ -90,15 +96,22 @@ int verify_nll(const Flags& f) {
   });
   progress.clear();
   if (f.json) {
-    const nlohmann::ordered_json out = {{"schema", 1}, {"tokens", ids.size()}, {"window", f.window}, {"nll", nll}};
+    const nlohmann::ordered_json out = {
+        {"schema", 1}, {"tokens", ids.size()}, {"window", f.window}, {"nll", nll}};
     fmt::print("{}\n", out.dump());
   } else {
-    fmt::print("mean negative log-likelihood {:.5f} nats over {} tokens in windows of {}\n", nll, ids.size(), f.window);
+    fmt::print("mean negative log-likelihood {:.5f} nats over {} tokens in windows of {}\n", nll,
+               ids.size(), f.window);
   }
   return 0;
 }
 
 int body(const Flags& f) {
+  f.compile.check_input();
+  if ((f.reference || f.logical) && is_plan_directory(f.compile.input)) {
+    user_error("--reference and --logical evaluate a model directory, and {} is a plan",
+               f.compile.input);
+  }
   if (!f.text.empty()) return verify_nll(f);
   const std::vector<GoldenSequence> golden = load_golden(find_golden(f));
   int64_t tokens = 0, longest = 0;
@@ -108,8 +121,8 @@ int body(const Flags& f) {
   }
   const auto sequences = static_cast<int64_t>(golden.size());
   VerifyOptions options;
-  auto runner = make_runner(f, verify_options(f, sequences, tokens, longest), sequences * (longest / 64 + 1),
-                            &options.float32);
+  auto runner = make_runner(f, verify_options(f, sequences, tokens, longest),
+                            sequences * (longest / 64 + 1), &options.float32);
   if (f.atol >= 0) options.atol = f.atol;
   if (f.rtol >= 0) options.rtol = f.rtol;
   if (f.margin >= 0) options.margin = f.margin;
@@ -120,20 +133,27 @@ int body(const Flags& f) {
 
 void add_verify(CLI::App& app, Command& slot) {
   auto f = std::make_shared<Flags>();
-  CLI::App* c = add_command(app, "verify", "Compare with golden tensors, or print the negative log-likelihood.", slot,
-                            [f] { return body(*f); });
+  CLI::App* c = add_command(app, "verify",
+                            "Compare with golden tensors, or print the negative log-likelihood.",
+                            slot, [f] { return body(*f); });
   c->add_option("PLAN|MODEL_DIR", f->compile.input, "plan or model directory")->required();
   f->compile.add_to(c);
   f->compile.add_model_dir(c);
-  c->add_option("--golden", f->golden, "golden file (default: golden.safetensors or golden.json in the directory)");
+  c->add_option("--golden", f->golden,
+                "golden file (default: golden.safetensors or golden.json in the directory)");
   c->add_option("--atol", f->atol, "absolute tolerance (-1: the default rule)");
   c->add_option("--rtol", f->rtol, "relative tolerance (-1: the default rule)");
-  c->add_option("--margin", f->margin, "least golden margin of greedy ids that are compared (-1: 1e-3, on a GPU 0.25)");
+  c->add_option("--margin", f->margin,
+                "least golden margin of greedy ids that are compared (-1: 1e-3, on a GPU 0.25)");
   c->add_option("--text", f->text, "print the mean negative log-likelihood of this text instead");
-  c->add_option("--tokens", f->tokens, "with --text: only its first N tokens (0: all)");
-  c->add_option("--window", f->window, "with --text: tokens a window, each on its own")->check(CLI::Range(2, 1 << 20));
+  c->add_option("--tokens", f->tokens, "with --text: only its first N tokens (0: all)")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->type_name("INT");
+  c->add_option("--window", f->window, "with --text: tokens a window, each on its own")
+      ->check(CLI::Range(2, 1 << 20));
   c->add_option("--kv-pages", f->kv_pages, "pages of KV state (0: what memory allows)");
-  c->add_flag("--reference", f->reference, "run the reference evaluator on the compiled module instead of a plan");
+  c->add_flag("--reference", f->reference,
+              "run the reference evaluator on the compiled module instead of a plan");
   c->add_flag("--logical", f->logical, "run the reference evaluator on the module before any pass");
   c->add_flag("--json", f->json, "JSON on stdout");
 }

@@ -1,10 +1,14 @@
-// Frontend, passes, lowering, NVRTC and the plan folder, in this order. Tested by tests/tools/driver_test.cpp.
+// Frontend, passes, lowering, NVRTC and the plan folder, in this order. Tested by
+// tests/tools/driver_test.cpp.
 #include "tools/driver.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <optional>
@@ -31,7 +35,8 @@ class PhaseTimer {
   explicit PhaseTimer(const CompileOptions& options) : options_(options) {}
   void end(std::string_view phase, std::string_view remark = "") {
     const auto now = std::chrono::steady_clock::now();
-    if (options_.on_phase) options_.on_phase(phase, std::chrono::duration<double>(now - start_).count(), remark);
+    if (options_.on_phase)
+      options_.on_phase(phase, std::chrono::duration<double>(now - start_).count(), remark);
     start_ = now;
   }
 
@@ -40,15 +45,24 @@ class PhaseTimer {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
+void require_model_dir(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_directory(path, error)) user_error("{}: no such model directory", path.string());
+}
+
+void make_folder(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (error) user_error("cannot make the folder {}: {}", path.string(), error.message());
+}
+
 struct Imported {
   std::optional<Checkpoint> checkpoint;
   ImportedModel model;
 };
 
 Imported import(const CompileOptions& options) {
-  if (!fs::is_directory(options.model_dir)) {
-    user_error("{}: no such model directory", options.model_dir.string());
-  }
+  require_model_dir(options.model_dir);
   Imported in;
   if (!options.dummy_weights) in.checkpoint = Checkpoint::open(options.model_dir);
   FrontendOptions f;
@@ -74,7 +88,7 @@ Imported import(const CompileOptions& options) {
 std::vector<passes::PassRecord> run_all_passes(ir::Module& module, const CompileOptions& options) {
   passes::PassOptions p;
   p.dump_dir = options.dump_phases_to.string();
-  if (!p.dump_dir.empty()) fs::create_directories(p.dump_dir);
+  if (!p.dump_dir.empty()) make_folder(p.dump_dir);
   return passes::run_pipeline(module, find_target(options.target), p);
 }
 
@@ -85,7 +99,8 @@ void count_parameters(const ir::Module& module, ModelInfo& info) {
     const int64_t n = p.value->type.elements().constant();
     int64_t used = n;
     for (const ir::Op* user : p.value->users) {
-      const bool routed = user->kind == ir::OpKind::routed_linear || user->kind == ir::OpKind::grouped_linear;
+      const bool routed =
+          user->kind == ir::OpKind::routed_linear || user->kind == ir::OpKind::grouped_linear;
       if (routed && user->operand(1) == p.value.get()) {
         used = n / p.value->type.shape[0].constant() * info.experts_per_token;
       }
@@ -112,8 +127,8 @@ codegen::Lowered lower(const Imported& in, const CompileOptions& options) {
   plan.compiler = SHUNT_VERSION;
   plan.activation_dtype = dtype_name(in.model.activation);
   const ModelFacts& f = in.model.facts;
-  plan.model = {f.name,   f.vocab_size, f.eos_ids, f.bos_id, f.layers, f.experts, f.experts_per_token,
-                f.moe_layers, 0, 0};
+  plan.model = {f.name,    f.vocab_size,        f.eos_ids,    f.bos_id, f.layers,
+                f.experts, f.experts_per_token, f.moe_layers, 0,        0};
   count_parameters(*in.model.module, plan.model);
   if (in.checkpoint) {
     plan.model_directory = fs::canonical(options.model_dir).string();
@@ -137,14 +152,16 @@ void compile_kernels(codegen::Lowered& lowered, const CompileOptions& options, C
   jit.cache_dir = (options.cache_dir.empty() ? default_cache_dir() : options.cache_dir) / "kernels";
   jit.target = options.target;
   jit.headers = codegen::kernel_headers();
-  jit.threads = options.jobs > 0 ? options.jobs : static_cast<int>(std::thread::hardware_concurrency());
+  jit.threads =
+      options.jobs > 0 ? options.jobs : static_cast<int>(std::thread::hardware_concurrency());
   const std::vector<JitResult> results = compile_all(sources, jit);
   for (size_t i = 0; i < results.size(); ++i) {
     const JitResult& r = results[i];
     Kernel& kernel = lowered.plan.kernels[kernel_of[i]];
     kernel.digest = r.digest;
     out.kernels.push_back({"kernels/" + r.digest + ".cu", r.source});
-    out.kernels.push_back({"kernels/" + r.digest + ".cubin", std::string(r.cubin.begin(), r.cubin.end())});
+    out.kernels.push_back(
+        {"kernels/" + r.digest + ".cubin", std::string(r.cubin.begin(), r.cubin.end())});
     (r.from_cache ? out.kernels_from_cache : out.kernels_compiled) += 1;
   }
 }
@@ -158,8 +175,23 @@ void write_file(const fs::path& path, std::string_view bytes) {
 
 void write_into(const CompiledPlan& compiled, const fs::path& directory) {
   fs::create_directories(directory / "kernels");
-  for (const CompiledPlan::File& file : compiled.kernels) write_file(directory / file.name, file.bytes);
+  for (const CompiledPlan::File& file : compiled.kernels)
+    write_file(directory / file.name, file.bytes);
   write_file(directory / "plan.json", to_json(compiled.plan));
+}
+
+/// Renames; an old plan in the way is swapped for the new one in one step, so that a reader always
+/// finds a whole plan.
+void put_in_place(const fs::path& made, const fs::path& target) {
+  std::error_code error;
+  fs::rename(made, target, error);
+  if (!error) return;
+  if (::renameat2(AT_FDCWD, made.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) == 0) {
+    fs::remove_all(made);
+    return;
+  }
+  fs::remove_all(target);  // a file system that cannot swap
+  fs::rename(made, target);
 }
 
 /// A digest of everything that decides what compile() returns.
@@ -206,8 +238,9 @@ CompiledPlan compile(const CompileOptions& options, bool plan_only) {
     timer.end("kernels", fmt::format("{} compiled, {} from the cache", out.kernels_compiled,
                                      out.kernels_from_cache));
     if (!options.dump_kernels_to.empty()) {
-      fs::create_directories(options.dump_kernels_to / "kernels");
-      for (const CompiledPlan::File& f : out.kernels) write_file(options.dump_kernels_to / f.name, f.bytes);
+      make_folder(options.dump_kernels_to / "kernels");
+      for (const CompiledPlan::File& f : out.kernels)
+        write_file(options.dump_kernels_to / f.name, f.bytes);
     }
   }
   out.plan = std::move(lowered.plan);
@@ -218,17 +251,29 @@ CompiledPlan compile(const CompileOptions& options, bool plan_only) {
   return out;
 }
 
-void write_plan(const CompiledPlan& compiled, const fs::path& directory) {
-  if (fs::exists(directory) && !is_plan_directory(directory) && !fs::is_empty(directory)) {
+void check_plan_destination(const fs::path& directory) {
+  std::error_code error;
+  const bool replaceable = is_plan_directory(directory) ||
+                           (fs::is_directory(directory, error) && fs::is_empty(directory, error));
+  if (fs::exists(directory, error) && !replaceable) {
     user_error("{} exists and is not a plan: choose another -o, or remove it", directory.string());
   }
-  const fs::path target = directory.has_filename() ? directory : directory.parent_path();
-  if (target.has_parent_path()) fs::create_directories(target.parent_path());
+  fs::path parent = fs::weakly_canonical(directory).parent_path();
+  while (!fs::exists(parent, error)) parent = parent.parent_path();
+  if (!fs::is_directory(parent, error) || ::access(parent.c_str(), W_OK | X_OK) != 0) {
+    user_error("cannot write the plan {}: {} is no folder that can be written to",
+               directory.string(), parent.string());
+  }
+}
+
+void write_plan(const CompiledPlan& compiled, const fs::path& directory) {
+  check_plan_destination(directory);
+  const fs::path target = fs::weakly_canonical(directory);
   const fs::path temporary = target.string() + fmt::format(".tmp{}", ::getpid());
   try {
+    fs::create_directories(target.parent_path());
     write_into(compiled, temporary);
-    fs::remove_all(target);
-    fs::rename(temporary, target);
+    put_in_place(temporary, target);
   } catch (const fs::filesystem_error& e) {
     std::error_code ignored;
     fs::remove_all(temporary, ignored);
@@ -241,9 +286,7 @@ void write_plan(const CompiledPlan& compiled, const fs::path& directory) {
 }
 
 CachedPlan compile_cached(const CompileOptions& options) {
-  if (!fs::is_directory(options.model_dir)) {
-    user_error("{}: no such model or plan directory", options.model_dir.string());
-  }
+  require_model_dir(options.model_dir);
   const fs::path cache = options.cache_dir.empty() ? default_cache_dir() : options.cache_dir;
   const fs::path directory = cache / "plans" / plan_key(options);
   if (is_plan_directory(directory)) return {directory, true};
@@ -257,7 +300,8 @@ fs::path default_cache_dir() {
     return value == nullptr ? "" : value;
   };
   fs::path dir = env("SHUNT_CACHE_DIR");
-  if (dir.empty() && !env("XDG_CACHE_HOME").empty()) dir = fs::path(env("XDG_CACHE_HOME")) / "shunt";
+  if (dir.empty() && !env("XDG_CACHE_HOME").empty())
+    dir = fs::path(env("XDG_CACHE_HOME")) / "shunt";
   if (dir.empty() && !env("HOME").empty()) dir = fs::path(env("HOME")) / ".cache" / "shunt";
   if (dir.empty()) user_error("no place for the cache: set SHUNT_CACHE_DIR or HOME");
   std::error_code error;
@@ -267,7 +311,10 @@ fs::path default_cache_dir() {
   return dir;
 }
 
-bool is_plan_directory(const fs::path& path) { return fs::is_regular_file(path / "plan.json"); }
+bool is_plan_directory(const fs::path& path) {
+  std::error_code error;
+  return fs::is_regular_file(path / "plan.json", error);
+}
 
 std::string default_target() {
   if (device_count() == 0) return "cpu";

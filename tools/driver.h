@@ -1,4 +1,5 @@
-// The compile API: a model directory and options become a plan on disk. What `shunt compile` and `shunt run` call.
+// The compile API: a model directory and options become a plan on disk. What `shunt compile` and
+// `shunt run` call.
 //
 //   shunt::CompileOptions options;
 //   options.model_dir = "examples/storyteller";
@@ -22,18 +23,19 @@ namespace shunt {
 struct CompileOptions {
   std::filesystem::path model_dir;
   std::string target = "cpu";
-  std::string dtype = "auto";          // activations: auto, bf16, f16, f32
-  int64_t max_model_len = 0;           // 0: the frontend's default (frontends/frontend.h)
+  std::string dtype = "auto";  // activations: auto, bf16, f16, f32
+  int64_t max_model_len = 0;   // 0: the frontend's default (frontends/frontend.h)
   int64_t max_num_seqs = 0;
   int64_t max_num_batched_tokens = 0;
   int64_t max_logit_rows = 0;
-  bool dummy_weights = false;          // config.json is enough; random weights
-  bool force_routing = false;          // adds the forced.N inputs that `verify` uses
+  bool dummy_weights = false;             // config.json is enough; random weights
+  bool force_routing = false;             // adds the forced.N inputs that `verify` uses
   std::filesystem::path dump_phases_to;   // a .mir file a pass; empty: none
   std::filesystem::path dump_kernels_to;  // .cu and .cubin of every kernel; empty: none
   std::filesystem::path cache_dir;        // empty: default_cache_dir()
   int jobs = 0;                           // NVRTC threads; 0: all cores
-  /// Called when a phase ends: "import", "fuse_glu", "lower", "kernels", ... with its seconds and a remark.
+  /// Called when a phase ends: "import", "fuse_glu", "lower", "kernels", ... with its seconds and a
+  /// remark.
   std::function<void(std::string_view phase, double seconds, std::string_view remark)> on_phase;
   std::function<void(std::string_view warning)> on_warning;
 };
@@ -49,11 +51,16 @@ struct CompiledPlan {
   int kernels_compiled = 0, kernels_from_cache = 0;
 };
 
-/// Compiles in memory; with `plan_only` kernels are not compiled (their digests stay empty) and memory is planned.
+/// Compiles in memory; with `plan_only` kernels are not compiled (their digests stay empty) and
+/// memory is planned.
 CompiledPlan compile(const CompileOptions& options, bool plan_only = false);
 
-/// Writes a plan directory, atomically: a temporary folder beside it, then a rename. Replaces an existing plan;
-/// refuses (UserError) to replace anything else.
+/// Throws UserError if write_plan() could not write there: something else stands there, or the
+/// folder is read-only.
+void check_plan_destination(const std::filesystem::path& directory);
+
+/// Writes a plan directory, atomically: a temporary folder beside it, then a rename. Replaces an
+/// existing plan (through a symbolic link too); refuses (UserError) to replace anything else.
 void write_plan(const CompiledPlan& compiled, const std::filesystem::path& directory);
 
 struct CachedPlan {

@@ -17,11 +17,25 @@ bool wants(const std::vector<std::string>& sections, std::string_view name) {
   return std::find(sections.begin(), sections.end(), name) != sections.end();
 }
 
-std::string mib(int64_t bytes) { return fmt::format("{:.2f} MiB", static_cast<double>(bytes) / (1 << 20)); }
+/// 1536 bytes as "1.50 KiB", 2e9 operations as "2.00 GFLOP".
+std::string scaled(int64_t count, double base, std::initializer_list<const char*> units) {
+  double value = static_cast<double>(count);
+  const char* const* unit = units.begin();
+  for (; value >= base && unit + 1 < units.end(); ++unit) value /= base;
+  return fmt::format("{:.{}f} {}", value, unit == units.begin() ? 0 : 2, *unit);
+}
+
+std::string size_text(int64_t bytes) {
+  return scaled(bytes, 1024, {"B", "KiB", "MiB", "GiB", "TiB"});
+}
+std::string flops_text(int64_t flops) {
+  return scaled(flops, 1000, {"FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP"});
+}
 
 std::string ranges(const std::vector<DimDecl>& dims) {
   std::string out;
-  for (const DimDecl& d : dims) out += fmt::format("{}{} in [{}, {}]", out.empty() ? "" : ", ", d.name, d.min, d.max);
+  for (const DimDecl& d : dims)
+    out += fmt::format("{}{} in [{}, {}]", out.empty() ? "" : ", ", d.name, d.min, d.max);
   return out;
 }
 
@@ -33,7 +47,8 @@ std::vector<const Program*> choose_programs(const Plan& plan, const std::string&
     known += (known.empty() ? "" : ", ") + p.name;
     if (p.name == name) out.push_back(&p);
   }
-  if (!name.empty() && out.empty()) user_error("the plan has no program '{}' (it has: {})", name, known);
+  if (!name.empty() && out.empty())
+    user_error("the plan has no program '{}' (it has: {})", name, known);
   if (!out.empty()) return out;
   const Program *decode = nullptr, *prefill = nullptr;
   for (const Program& p : plan.programs) {
@@ -52,7 +67,11 @@ ordered_json folds_json(const std::vector<LayerFold>& folds) {
   for (const LayerFold& f : folds) {
     ordered_json steps = ordered_json::array();
     for (const StepRow& s : f.steps) {
-      steps.push_back({{"name", s.name}, {"loc", s.loc}, {"detail", s.detail}, {"bytes", s.bytes}, {"flops", s.flops}});
+      steps.push_back({{"name", s.name},
+                       {"loc", s.loc},
+                       {"detail", s.detail},
+                       {"bytes", s.bytes},
+                       {"flops", s.flops}});
     }
     out.push_back({{"title", f.title}, {"count", f.count}, {"steps", steps}});
   }
@@ -62,10 +81,13 @@ ordered_json folds_json(const std::vector<LayerFold>& folds) {
 std::string folds_text(const std::vector<LayerFold>& folds) {
   std::string out;
   for (const LayerFold& f : folds) {
-    out += fmt::format("  {}{}\n", f.title, f.count > 1 ? fmt::format(" ({} identical)", f.count) : "");
+    out += fmt::format("  {}{}\n", f.title,
+                       f.count > 1 ? fmt::format(" ({} identical)", f.count) : "");
     for (const StepRow& s : f.steps) {
-      out += fmt::format("    {:<26}{:>12}{:>10.3f} GFLOP  {:<34}{}\n", s.name, mib(s.bytes),
-                         static_cast<double>(s.flops) / 1e9, s.loc, s.detail);
+      out += fmt::format("    {:<26}{:>12}{:>14}  {:<40} {}", s.name, size_text(s.bytes),
+                         flops_text(s.flops), s.loc, s.detail);
+      out.erase(out.find_last_not_of(' ') + 1);
+      out += '\n';
     }
   }
   return out;
@@ -113,11 +135,13 @@ std::string json_lines(const ordered_json& object) {
     if (value.is_array()) {
       for (const auto& item : value) {
         std::string line;
-        for (const auto& [k, v] : item.items()) line += fmt::format("  {}", v.is_string() ? v.get<std::string>() : v.dump());
+        for (const auto& [k, v] : item.items())
+          line += fmt::format("  {}", v.is_string() ? v.get<std::string>() : v.dump());
         out += fmt::format("  {:<26}{}\n", key, line);
       }
-    } else {
-      out += fmt::format("  {:<26}{}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+    } else if (value != "") {
+      out += fmt::format("  {:<26}{}\n", key,
+                         value.is_string() ? value.get<std::string>() : value.dump());
     }
   }
   return out;
@@ -133,7 +157,8 @@ ordered_json kernels_json(const Plan& plan) {
   ordered_json out = ordered_json::array();
   for (size_t i = 0; i < plan.kernels.size(); ++i) {
     const Kernel& k = plan.kernels[i];
-    out.push_back({{"name", k.name}, {"steps", uses[i]}, {"digest", k.is_host() ? "host" : k.digest}});
+    out.push_back(
+        {{"name", k.name}, {"steps", uses[i]}, {"digest", k.is_host() ? "host" : k.digest}});
   }
   return out;
 }
@@ -143,8 +168,10 @@ ordered_json memory_json(const Plan& plan) {
   for (const Program& p : plan.programs) {
     programs.push_back({{"name", p.name}, {"workspace_bytes", p.workspace_bytes}});
   }
-  return {{"weights_bytes", plan.weights_bytes}, {"workspace_bytes", plan.workspace_bytes},
-          {"io_bytes", plan.io_bytes},           {"kv_page_bytes", plan.page_bytes()},
+  return {{"weights_bytes", plan.weights_bytes},
+          {"workspace_bytes", plan.workspace_bytes},
+          {"io_bytes", plan.io_bytes},
+          {"kv_page_bytes", plan.page_bytes()},
           {"programs", programs}};
 }
 
@@ -152,30 +179,34 @@ std::string quoted(const std::string& text) {
   std::string out;
   for (char c : text) {
     if (c == '"' || c == '\\') out += '\\';
-    out += c;
+    out += c == '\n' ? "\\n" : std::string(1, c);
   }
   return '"' + out + '"';
 }
 
 }  // namespace
 
-ordered_json inspect_json(const Plan& plan, const std::vector<std::string>& sections, const std::string& program) {
+ordered_json inspect_json(const Plan& plan, const std::vector<std::string>& sections,
+                          const std::string& program) {
   ordered_json out = {{"schema", 1}};
   if (wants(sections, "summary")) out["summary"] = summary_json(plan);
   if (wants(sections, "layers")) {
-    for (const Program* p : choose_programs(plan, program)) out["layers"][p->name] = folds_json(fold_layers(plan, *p));
+    for (const Program* p : choose_programs(plan, program))
+      out["layers"][p->name] = folds_json(fold_layers(plan, *p));
   }
   if (wants(sections, "kernels")) out["kernels"] = kernels_json(plan);
   if (wants(sections, "memory")) out["memory"] = memory_json(plan);
   return out;
 }
 
-std::string inspect_text(const Plan& plan, const std::vector<std::string>& sections, const std::string& program) {
+std::string inspect_text(const Plan& plan, const std::vector<std::string>& sections,
+                         const std::string& program) {
   std::string out;
   if (wants(sections, "summary")) out += "summary\n" + json_lines(summary_json(plan));
   if (wants(sections, "layers")) {
     for (const Program* p : choose_programs(plan, program)) {
-      out += fmt::format("layers of {} ({}; sizes at the upper bounds)\n", p->name, ranges(p->dims));
+      out +=
+          fmt::format("layers of {} ({}; sizes at the upper bounds)\n", p->name, ranges(p->dims));
       out += folds_text(fold_layers(plan, *p));
     }
   }
@@ -186,15 +217,17 @@ std::string inspect_text(const Plan& plan, const std::vector<std::string>& secti
 
 std::string inspect_dot(const Plan& plan, const std::string& program) {
   const Program& p = *choose_programs(plan, program).front();
-  std::string out = "digraph " + quoted(p.name) + " {\n  rankdir=TB; node [shape=box, fontname=\"monospace\"];\n";
+  std::string out =
+      "digraph " + quoted(p.name) + " {\n  rankdir=TB; node [shape=box, fontname=\"monospace\"];\n";
   std::map<int, size_t> writer;
   for (size_t i = 0; i < p.steps.size(); ++i) {
     const Step& s = p.steps[i];
-    out += fmt::format("  s{} [label={}];\n", i, quoted(s.name + "\\n" + s.loc));
+    out += fmt::format("  s{} [label={}];\n", i, quoted(s.name + "\n" + s.loc));
     const auto edge = [&](const Arg& a) {
       if (a.kind != Arg::Kind::buffer) return;
       if (const auto it = writer.find(a.index); it != writer.end() && it->second != i) {
-        out += fmt::format("  s{} -> s{} [label={}];\n", it->second, i, quoted(plan.buffers[a.index].name));
+        out += fmt::format("  s{} -> s{} [label={}];\n", it->second, i,
+                           quoted(plan.buffers[a.index].name));
       }
     };
     if (const auto* l = std::get_if<Launch>(&s.what)) {
@@ -213,9 +246,14 @@ ordered_json inspect_json(const ir::Module& module, const std::vector<std::strin
   for (const ir::Param& p : module.params) weights += p.value->type.bytes().constant();
   if (wants(sections, "summary")) {
     ordered_json graphs = ordered_json::array();
-    for (const auto& g : module.graphs) graphs.push_back({{"name", g->name}, {"ops", g->ops.size()}});
-    out["summary"] = {{"module", module.name}, {"dims", ranges(module.dims)}, {"parameters", module.params.size()},
-                      {"weights_bytes", weights}, {"states", module.states.size()}, {"graphs", graphs}};
+    for (const auto& g : module.graphs)
+      graphs.push_back({{"name", g->name}, {"ops", g->ops.size()}});
+    out["summary"] = {{"module", module.name},
+                      {"dims", ranges(module.dims)},
+                      {"parameters", module.params.size()},
+                      {"weights_bytes", weights},
+                      {"states", module.states.size()},
+                      {"graphs", graphs}};
   }
   if (wants(sections, "layers")) {
     for (const auto& g : module.graphs) {
@@ -232,24 +270,27 @@ std::string inspect_text(const ir::Module& module, const std::vector<std::string
   if (!wants(sections, "layers")) return out;
   for (const auto& g : module.graphs) {
     if (g->name == "load") continue;
-    out += fmt::format("layers of {} (sizes at the upper bounds)\n", g->name) + folds_text(fold_layers(module, *g));
+    out += fmt::format("layers of {} (sizes at the upper bounds)\n", g->name) +
+           folds_text(fold_layers(module, *g));
   }
   return out;
 }
 
 std::string inspect_dot(const ir::Module& module) {
-  std::string out = "digraph " + quoted(module.name) + " {\n  rankdir=TB; node [shape=box, fontname=\"monospace\"];\n";
+  std::string out = "digraph " + quoted(module.name) +
+                    " {\n  rankdir=TB; node [shape=box, fontname=\"monospace\"];\n";
   int number = 0;
   for (const auto& g : module.graphs) {
     if (g->name == "load") continue;
     std::map<const ir::Op*, int> id;
     for (const auto& op : g->ops) {
       id[op.get()] = number;
-      out += fmt::format("  n{} [label={}];\n", number++, quoted(std::string(op->info().name) + "\\n" + op->loc));
+      out += fmt::format("  n{} [label={}];\n", number++,
+                         quoted(std::string(op->info().name) + "\n" + op->loc));
       for (const ir::Value* v : op->operands) {
         if (v == nullptr || v->def == nullptr) continue;
         out += fmt::format("  n{} -> n{} [label={}];\n", id.at(v->def), id.at(op.get()),
-                           quoted("%" + v->name + "\\n" + v->type.to_string()));
+                           quoted("%" + v->name + "\n" + v->type.to_string()));
       }
     }
   }

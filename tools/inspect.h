@@ -1,4 +1,5 @@
-// What a plan contains, for people: sections of lines, the same data as JSON, and a DOT drawing of one program.
+// What a plan contains, for people: sections of lines, the same data as JSON, and a DOT drawing of
+// one program.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -30,15 +31,18 @@ std::vector<LayerFold> fold_layers(const Plan& plan, const Program& program);
 /// The same for a graph of a module; rows are its ops.
 std::vector<LayerFold> fold_layers(const ir::Module& module, const ir::Graph& graph);
 
-/// `sections` of summary, layers, kernels, memory. `program` empty: decode for one sequence and the largest prefill.
-std::string inspect_text(const Plan& plan, const std::vector<std::string>& sections, const std::string& program);
+/// `sections` of summary, layers, kernels, memory. `program` empty: decode for one sequence and the
+/// largest prefill.
+std::string inspect_text(const Plan& plan, const std::vector<std::string>& sections,
+                         const std::string& program);
 nlohmann::ordered_json inspect_json(const Plan& plan, const std::vector<std::string>& sections,
                                     const std::string& program);
 std::string inspect_dot(const Plan& plan, const std::string& program);
 
 /// Of a .mir file: summary and layers only.
 std::string inspect_text(const ir::Module& module, const std::vector<std::string>& sections);
-nlohmann::ordered_json inspect_json(const ir::Module& module, const std::vector<std::string>& sections);
+nlohmann::ordered_json inspect_json(const ir::Module& module,
+                                    const std::vector<std::string>& sections);
 std::string inspect_dot(const ir::Module& module);
 
 }  // namespace shunt

@@ -1,5 +1,5 @@
-// Folding of identical layers. A step belongs to the layer whose number its loc names; layers are the same if their
-// steps are, apart from that number. Tested by tests/tools/inspect_test.cpp.
+// Folding of identical layers. A step belongs to the layer whose number its loc names; layers are
+// the same if their steps are, apart from that number. Tested by tests/tools/inspect_test.cpp.
 #include <algorithm>
 
 #include "ir/error.h"
@@ -15,7 +15,8 @@ int64_t layer_of(const std::string& loc) {
   while (at < loc.size()) {
     const size_t end = std::min(loc.find('.', at), loc.size());
     const std::string part = loc.substr(at, end - at);
-    if (!part.empty() && part.size() < 9 && std::all_of(part.begin(), part.end(), ::isdigit)) return std::stoll(part);
+    if (!part.empty() && part.size() < 9 && std::all_of(part.begin(), part.end(), ::isdigit))
+      return std::stoll(part);
     at = end + 1;
   }
   return -1;
@@ -24,7 +25,8 @@ int64_t layer_of(const std::string& loc) {
 std::string without_layer(const std::string& loc, int64_t layer) {
   std::string out = "." + loc + ".";
   const std::string number = "." + std::to_string(layer) + ".";
-  if (const size_t at = out.find(number); layer >= 0 && at != std::string::npos) out.replace(at, number.size(), ".*.");
+  if (const size_t at = out.find(number); layer >= 0 && at != std::string::npos)
+    out.replace(at, number.size(), ".*.");
   return out.substr(1, out.size() - 2);
 }
 
@@ -41,16 +43,19 @@ std::vector<LayerFold> fold(const std::vector<StepRow>& rows) {
     size_t end = at;
     while (end < rows.size() && layer_of(rows[end].loc) == layer) ++end;
     LayerFold* last = out.empty() ? nullptr : &out.back();
-    const bool repeats = layer >= 0 && first_layer >= 0 && last->steps.size() == end - at &&
-                         std::equal(last->steps.begin(), last->steps.end(), rows.begin() + static_cast<long>(at),
-                                    [&](auto& a, auto& b) { return same(a, first_layer, b, layer); });
+    const bool repeats =
+        layer >= 0 && first_layer >= 0 && last->steps.size() == end - at &&
+        std::equal(last->steps.begin(), last->steps.end(), rows.begin() + static_cast<long>(at),
+                   [&](auto& a, auto& b) { return same(a, first_layer, b, layer); });
     if (repeats) {
       ++last->count;
       last->title = fmt::format("layers {}..{}", first_layer, layer);
     } else {
       first_layer = layer;
-      out.push_back({layer < 0 ? "outside layers" : fmt::format("layer {}", layer), 1,
-                     {rows.begin() + static_cast<long>(at), rows.begin() + static_cast<long>(end)}});
+      out.push_back(
+          {layer < 0 ? "outside layers" : fmt::format("layer {}", layer),
+           1,
+           {rows.begin() + static_cast<long>(at), rows.begin() + static_cast<long>(end)}});
     }
     at = end;
   }
@@ -58,8 +63,8 @@ std::vector<LayerFold> fold(const std::vector<StepRow>& rows) {
 }
 
 std::string grid_text(const Launch& l) {
-  return fmt::format("grid {},{},{} x {}", l.grid[0].to_string(), l.grid[1].to_string(), l.grid[2].to_string(),
-                     l.threads);
+  return fmt::format("grid {},{},{} x {}", l.grid[0].to_string(), l.grid[1].to_string(),
+                     l.grid[2].to_string(), l.threads);
 }
 
 std::string detail_of(const Plan& plan, const Step& step) {
@@ -81,7 +86,8 @@ std::vector<LayerFold> fold_layers(const Plan& plan, const Program& program) {
   for (const DimDecl& d : program.dims) upper[d.name] = d.max;
   std::vector<StepRow> rows;
   for (const Step& s : program.steps) {
-    rows.push_back({s.name, s.loc, detail_of(plan, s), s.bytes.evaluate(upper), s.flops.evaluate(upper)});
+    rows.push_back(
+        {s.name, s.loc, detail_of(plan, s), s.bytes.evaluate(upper), s.flops.evaluate(upper)});
   }
   return fold(rows);
 }
@@ -97,8 +103,9 @@ std::vector<LayerFold> fold_layers(const ir::Module& module, const ir::Graph& gr
     std::string types;
     for (const auto& r : op->results) types += (types.empty() ? "" : ", ") + r->type.to_string();
     const std::string attrs = ir::print_attrs(op->attrs);
-    rows.push_back({std::string(op->info().name), op->loc, attrs.empty() ? types : types + "  " + attrs,
-                    cost.bytes.evaluate(upper), cost.flops.evaluate(upper)});
+    rows.push_back({std::string(op->info().name), op->loc,
+                    attrs.empty() ? types : types + "  " + attrs, cost.bytes.evaluate(upper),
+                    cost.flops.evaluate(upper)});
   }
   return fold(rows);
 }

@@ -1,14 +1,31 @@
-// The one program. Exit codes: 0 done, 1 `verify` found a difference, 2 bad input or flags, 3 a plan for another
-// program, target or machine, 4 CUDA or a peer failed, 70 a bug in Shunt, 130 interrupted.
+// The one program. Exit codes: 0 done, 1 `verify` found a difference, 2 bad input or flags, 3 a
+// plan for another program, target or machine, 4 CUDA or a peer failed, 70 a bug in Shunt, 130
+// interrupted.
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
+#include <system_error>
 
 #include "ir/error.h"
 #include "tools/cli.h"
 
 namespace {
+
+/// One line for a command line that does not parse.
+int report_usage(const CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {
+  const auto commands = app.get_subcommands();
+  std::string what = error.what();
+  std::replace(what.begin(), what.end(), '\n', ' ');
+  if (commands.empty() && argc > 1 && argv[1][0] != '-') {
+    what = fmt::format("unknown command '{}': use compile, run, inspect, verify or bench", argv[1]);
+  }
+  fmt::print(stderr, "shunt: error: {} (see `shunt{} -h`)\n", what,
+             commands.empty() ? "" : " " + commands[0]->get_name());
+  return 2;
+}
 
 int run(int argc, char** argv) {
   CLI::App app{"Shunt compiles Mixture-of-Experts transformers to plans and runs them."};
@@ -21,12 +38,16 @@ int run(int argc, char** argv) {
   shunt::cli::add_inspect(app, command);
   shunt::cli::add_verify(app, command);
   shunt::cli::add_bench(app, command);
+  shunt::cli::add_place(app, command);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 2;
+    return e.get_exit_code() == 0 ? app.exit(e) : report_usage(app, e, argc, argv);
   }
-  return command();
+  const int code = command();
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+    shunt::user_error("standard output cannot be written");
+  return code;
 }
 
 }  // namespace
@@ -40,11 +61,19 @@ int main(int argc, char** argv) {
   } catch (const shunt::DeviceError& e) {
     fmt::print(stderr, "shunt: device error: {}\n", e.what());
     return 4;
+  } catch (const std::filesystem::filesystem_error& e) {
+    fmt::print(stderr, "shunt: error: {}: {}\n", e.path1().string(), e.code().message());
+    return 2;
+  } catch (const std::system_error& e) {  // reading, writing, starting threads
+    fmt::print(stderr, "shunt: error: {}\n", e.what());
+    return 2;
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "shunt: error: out of host memory\n");
     return 4;
   } catch (const std::exception& e) {
-    fmt::print(stderr, "shunt: {}\nThis is a bug in Shunt: please report it with the command line.\n", e.what());
+    fmt::print(stderr,
+               "shunt: {}\nThis is a bug in Shunt: please report it with the command line.\n",
+               e.what());
     return 70;
   }
 }

@@ -1,4 +1,5 @@
-// The reference runner and the feeder of tools/step_runner.h; the plan runner is in step_runner_plan.cpp.
+// The reference runner and the feeder of tools/step_runner.h; the plan runner is in
+// step_runner_plan.cpp.
 #include "tools/step_runner.h"
 
 #include <algorithm>
@@ -15,11 +16,12 @@ SequenceFeeder::SequenceFeeder(StepRunner& runner, int64_t sequences, int64_t ma
   pages_per_seq_ = (max_length + l.page_size - 1) / l.page_size;
   table_width_ = (l.max_model_len + l.page_size - 1) / l.page_size;
   if (max_length > l.max_model_len) {
-    user_error("a sequence of {} tokens does not fit --max-model-len {}", max_length, l.max_model_len);
+    user_error("a sequence of {} tokens does not fit --max-model-len {}", max_length,
+               l.max_model_len);
   }
   if (pages_per_seq_ * sequences > runner.pages()) {
-    user_error("{} sequences of {} tokens need {} KV pages, there are {}: give --kv-pages", sequences, max_length,
-               pages_per_seq_ * sequences, runner.pages());
+    user_error("{} sequences of {} tokens need {} KV pages, there are {}: give --kv-pages",
+               sequences, max_length, pages_per_seq_ * sequences, runner.pages());
   }
 }
 
@@ -34,7 +36,8 @@ void SequenceFeeder::add_sequence(StepInputs& in, int64_t seq, std::span<const i
   in.seq_starts.push_back(static_cast<int32_t>(in.tokens.size()));
   in.kv_lens.push_back(static_cast<int32_t>(length));
   for (int64_t p = 0; p < table_width_; ++p) {
-    in.block_tables.push_back(static_cast<int32_t>(p < pages_per_seq_ ? seq * pages_per_seq_ + p : 0));
+    in.block_tables.push_back(
+        static_cast<int32_t>(p < pages_per_seq_ ? seq * pages_per_seq_ + p : 0));
   }
 }
 
@@ -66,11 +69,13 @@ StepValues SequenceFeeder::append(int64_t seq, std::span<const int32_t> tokens, 
 Matrix SequenceFeeder::decode(std::span<const int32_t> tokens) {
   StepInputs in;
   in.decode = true;
-  for (size_t i = 0; i < tokens.size(); ++i) add_sequence(in, static_cast<int64_t>(i), tokens.subspan(i, 1));
+  for (size_t i = 0; i < tokens.size(); ++i)
+    add_sequence(in, static_cast<int64_t>(i), tokens.subspan(i, 1));
   return runner_.run(in, false).logits;
 }
 
-StepValues SequenceFeeder::append_batch(const std::vector<std::span<const int32_t>>& tokens, bool with_probes,
+StepValues SequenceFeeder::append_batch(const std::vector<std::span<const int32_t>>& tokens,
+                                        bool with_probes,
                                         const std::map<std::string, std::vector<int32_t>>& forced) {
   StepInputs in;
   for (size_t i = 0; i < tokens.size(); ++i) add_sequence(in, static_cast<int64_t>(i), tokens[i]);

@@ -1,5 +1,5 @@
-// One step of a model on some executor: a plan in a Session, or the module in the reference evaluator. `verify` drives
-// both through this.
+// One step of a model on some executor: a plan in a Session, or the module in the reference
+// evaluator. `verify` drives both through this.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,9 @@ struct StepInputs {
 };
 
 struct StepValues {
-  Matrix logits;                         // [R, V]
-  std::map<std::string, Matrix> probes;  // hidden.N, router_logits.N of this step: [T or R, columns]
+  Matrix logits;  // [R, V]
+  std::map<std::string, Matrix>
+      probes;  // hidden.N, router_logits.N of this step: [T or R, columns]
 };
 
 class StepRunner {
@@ -39,24 +40,27 @@ class StepRunner {
 };
 
 /// Runs a plan. `kv_pages` and `model_directory` as in SessionOptions.
-std::unique_ptr<StepRunner> make_plan_runner(const std::filesystem::path& plan_directory, int64_t kv_pages,
+std::unique_ptr<StepRunner> make_plan_runner(const std::filesystem::path& plan_directory,
+                                             int64_t kv_pages,
                                              const std::filesystem::path& model_directory = {});
 /// Evaluates the module of a model directory, before passes or after them.
-std::unique_ptr<StepRunner> make_reference_runner(const CompileOptions& options, bool after_passes, int64_t pages);
+std::unique_ptr<StepRunner> make_reference_runner(const CompileOptions& options, bool after_passes,
+                                                  int64_t pages);
 
-/// Feeds whole sequences through a runner: pages, positions and chunks are looked after here. Sequence i owns pages
-/// [i * pages_per_seq, ...).
+/// Feeds whole sequences through a runner: pages, positions and chunks are looked after here.
+/// Sequence i owns pages [i * pages_per_seq, ...).
 class SequenceFeeder {
  public:
   SequenceFeeder(StepRunner& runner, int64_t sequences, int64_t max_length);
 
-  /// Appends `tokens` to sequence `seq` in steps of as many tokens as the limits allow, wanting logits of every row.
-  /// `forced`: rows of forced.N for these tokens.
+  /// Appends `tokens` to sequence `seq` in steps of as many tokens as the limits allow, wanting
+  /// logits of every row. `forced`: rows of forced.N for these tokens.
   StepValues append(int64_t seq, std::span<const int32_t> tokens, bool with_probes,
                     const std::map<std::string, std::vector<int32_t>>& forced = {});
   /// One token for every sequence in one decode step; logits row i belongs to sequence i.
   Matrix decode(std::span<const int32_t> tokens);
-  /// Several whole sequences in one step of unequal lengths. All must fit the limits. Values of all rows, in order.
+  /// Several whole sequences in one step of unequal lengths. All must fit the limits. Values of all
+  /// rows, in order.
   StepValues append_batch(const std::vector<std::span<const int32_t>>& tokens, bool with_probes,
                           const std::map<std::string, std::vector<int32_t>>& forced = {});
   void reset(int64_t seq) { lengths_.at(seq) = 0; }

@@ -1,4 +1,5 @@
-// A plan in a Session as a StepRunner. Entry point make_plan_runner(); tested by tests/tools/verify_test.cpp.
+// A plan in a Session as a StepRunner. Entry point make_plan_runner(); tested by
+// tests/tools/verify_test.cpp.
 #include <algorithm>
 #include <cstring>
 
@@ -63,7 +64,8 @@ class PlanRunner : public StepRunner {
   int64_t vocab_size() const override { return session_.plan().model.vocab_size; }
   int64_t forced_width() const override {
     for (const Port& p : session_.plan().ports) {
-      if (p.role.starts_with("forced.")) return session_.plan().buffers[p.buffer].type.last().constant();
+      if (p.role.starts_with("forced."))
+        return session_.plan().buffers[p.buffer].type.last().constant();
     }
     return 0;
   }
@@ -82,7 +84,8 @@ class PlanRunner : public StepRunner {
       std::fill(port.begin(), port.end(), -1);
       if (it != in.forced.end()) std::copy(it->second.begin(), it->second.end(), port.begin());
     }
-    const auto T = static_cast<int64_t>(in.tokens.size()), S = static_cast<int64_t>(in.kv_lens.size()),
+    const auto T = static_cast<int64_t>(in.tokens.size()),
+               S = static_cast<int64_t>(in.kv_lens.size()),
                R = static_cast<int64_t>(in.logit_rows.size());
     StepValues out;
     ProbeReader probes(out.probes);
@@ -97,7 +100,8 @@ class PlanRunner : public StepRunner {
   void fill(std::string_view role, const std::vector<int32_t>& values) {
     if (!session_.has_port(role)) return;
     auto port = session_.input_as<int32_t>(role);
-    SHUNT_CHECK(values.size() <= port.size(), "{} values for port {} of {}", values.size(), role, port.size());
+    SHUNT_CHECK(values.size() <= port.size(), "{} values for port {} of {}", values.size(), role,
+                port.size());
     std::copy(values.begin(), values.end(), port.begin());
   }
 
@@ -106,7 +110,8 @@ class PlanRunner : public StepRunner {
 
 }  // namespace
 
-std::unique_ptr<StepRunner> make_plan_runner(const std::filesystem::path& plan_directory, int64_t kv_pages,
+std::unique_ptr<StepRunner> make_plan_runner(const std::filesystem::path& plan_directory,
+                                             int64_t kv_pages,
                                              const std::filesystem::path& model_directory) {
   return std::make_unique<PlanRunner>(plan_directory, kv_pages, model_directory);
 }

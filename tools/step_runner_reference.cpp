@@ -1,4 +1,5 @@
-// The evaluator as a StepRunner. Entry point make_reference_runner(); tested by tests/tools/verify_test.cpp.
+// The evaluator as a StepRunner. Entry point make_reference_runner(); tested by
+// tests/tools/verify_test.cpp.
 #include <algorithm>
 #include <cstring>
 
@@ -18,7 +19,8 @@ ir::Tensor read_tensor(const Checkpoint& checkpoint, const std::string& name, DT
                        const std::vector<int64_t>& shape) {
   const TensorInfo* info = checkpoint.find(name);
   SHUNT_CHECK(info != nullptr && info->dtype == dtype, "tensor {} was checked at import", name);
-  const FileReader file(std::filesystem::path(checkpoint.directory) / checkpoint.files()[info->file].name);
+  const FileReader file(std::filesystem::path(checkpoint.directory) /
+                        checkpoint.files()[info->file].name);
   std::vector<std::byte> bytes(info->bytes);
   file.read(info->offset, bytes);
   Type type{dtype, {}};
@@ -47,7 +49,8 @@ class ReferenceRunner : public StepRunner {
     checkpoint_ = std::make_unique<Checkpoint>(Checkpoint::open(options.model_dir));
     ir::ReferenceOptions reference;
     reference.pages = pages;
-    reference.checkpoint = [this](const std::string& name, DType dtype, const std::vector<int64_t>& shape) {
+    reference.checkpoint = [this](const std::string& name, DType dtype,
+                                  const std::vector<int64_t>& shape) {
       return read_tensor(*checkpoint_, name, dtype, shape);
     };
     evaluator_ = std::make_unique<ir::Evaluator>(*module_, std::move(reference));
@@ -60,7 +63,8 @@ class ReferenceRunner : public StepRunner {
   int64_t forced_width() const override { return forced_; }
 
   StepValues run(const StepInputs& in, bool with_probes) override {
-    const DimEnv dims = {{"T", in.tokens.size()}, {"S", in.kv_lens.size()}, {"R", in.logit_rows.size()}};
+    const DimEnv dims = {
+        {"T", in.tokens.size()}, {"S", in.kv_lens.size()}, {"R", in.logit_rows.size()}};
     const ir::Graph& graph = step_graph(in);
     std::map<std::string, ir::Tensor> inputs;
     for (const auto& input : graph.inputs) {
@@ -72,9 +76,10 @@ class ReferenceRunner : public StepRunner {
     }
     StepValues out;
     const auto matrix = [](const ir::Tensor& t) { return Matrix{t.rows(), t.last(), t.f}; };
-    const auto results = evaluator_->run(graph.name, dims, inputs, [&](const ir::Value& v, const ir::Tensor& t) {
-      if (with_probes && ir::is_pinned(graph, &v)) out.probes[v.name] = matrix(t);
-    });
+    const auto results =
+        evaluator_->run(graph.name, dims, inputs, [&](const ir::Value& v, const ir::Tensor& t) {
+          if (with_probes && ir::is_pinned(graph, &v)) out.probes[v.name] = matrix(t);
+        });
     out.logits = matrix(results.at("logits"));
     return out;
   }
@@ -95,10 +100,15 @@ class ReferenceRunner : public StepRunner {
     return *best;
   }
 
-  static std::vector<int32_t> values_of(const StepInputs& in, const std::string& role, size_t size) {
+  static std::vector<int32_t> values_of(const StepInputs& in, const std::string& role,
+                                        size_t size) {
     const std::map<std::string, const std::vector<int32_t>*> roles = {
-        {"tokens", &in.tokens},   {"positions", &in.positions},       {"seq_starts", &in.seq_starts},
-        {"kv_lens", &in.kv_lens}, {"block_tables", &in.block_tables}, {"logit_rows", &in.logit_rows}};
+        {"tokens", &in.tokens},
+        {"positions", &in.positions},
+        {"seq_starts", &in.seq_starts},
+        {"kv_lens", &in.kv_lens},
+        {"block_tables", &in.block_tables},
+        {"logit_rows", &in.logit_rows}};
     if (const auto it = roles.find(role); it != roles.end()) return *it->second;
     if (const auto it = in.forced.find(role); it != in.forced.end()) return it->second;
     return std::vector<int32_t>(size, -1);  // forced.N, not forced
@@ -114,7 +124,8 @@ class ReferenceRunner : public StepRunner {
 
 }  // namespace
 
-std::unique_ptr<StepRunner> make_reference_runner(const CompileOptions& options, bool after_passes, int64_t pages) {
+std::unique_ptr<StepRunner> make_reference_runner(const CompileOptions& options, bool after_passes,
+                                                  int64_t pages) {
   return std::make_unique<ReferenceRunner>(options, after_passes, pages);
 }
 

@@ -1,4 +1,5 @@
-// verify_golden() and mean_nll(). Tested by tests/tools/verify_test.cpp, which also breaks a golden and must see it.
+// verify_golden() and mean_nll(). Tested by tests/tools/verify_test.cpp, which also breaks a golden
+// and must see it.
 #include "tools/verify.h"
 
 #include <algorithm>
@@ -14,22 +15,23 @@ namespace {
 constexpr double kTolerance = 1e-3;
 
 struct Difference {
-  double largest = 0;      // |x - golden|
-  double allowed = 0;      // float32: for `largest`
+  double largest = 0;  // |x - golden|
+  double allowed = 0;  // float32: for `largest`
   double dissimilarity = 0;
-  bool within = true;      // of atol/rtol
+  bool within = true;  // of atol/rtol
 };
 
 Difference compare(const Matrix& x, const Matrix& golden, const VerifyOptions& o) {
   if (x.rows != golden.rows || x.cols != golden.cols) {
-    user_error("the model gives [{}, {}] where the golden has [{}, {}]: it belongs to another model", x.rows, x.cols,
-               golden.rows, golden.cols);
+    user_error(
+        "the model gives [{}, {}] where the golden has [{}, {}]: it belongs to another model",
+        x.rows, x.cols, golden.rows, golden.cols);
   }
   Difference d;
   double sum = 0, squares = 0, cross = 0, both = 0;
   for (size_t i = 0; i < x.data.size(); ++i) {
     const double a = x.data[i], b = golden.data[i];
-    const double error = std::isfinite(a) ? std::abs(a - b) : INFINITY;
+    const double error = std::isfinite(a) && std::isfinite(b) ? std::abs(a - b) : INFINITY;
     d.largest = std::max(d.largest, error);
     d.within = d.within && error <= o.atol.value_or(0) + o.rtol.value_or(0) * std::abs(b);
     sum += b;
@@ -46,26 +48,29 @@ Difference compare(const Matrix& x, const Matrix& golden, const VerifyOptions& o
 
 VerifyLine judge(std::string what, const Difference& d, const VerifyOptions& o) {
   if (o.atol || o.rtol) {
-    return {std::move(what), d.within, fmt::format("largest error {:.3g} (atol {:g}, rtol {:g})", d.largest,
-                                                   o.atol.value_or(0), o.rtol.value_or(0))};
+    return {std::move(what), d.within,
+            fmt::format("largest error {:.3g} (atol {:g}, rtol {:g})", d.largest,
+                        o.atol.value_or(0), o.rtol.value_or(0))};
   }
   if (o.float32) {
     return {std::move(what), d.largest <= d.allowed,
             fmt::format("largest error {:.3g}, allowed {:.3g}", d.largest, d.allowed)};
   }
   const bool ok = d.dissimilarity < kTolerance;  // false for NaN
-  return {std::move(what), ok, fmt::format("dissimilarity {:.3g}, allowed {:g}", d.dissimilarity, kTolerance)};
+  return {std::move(what), ok,
+          fmt::format("dissimilarity {:.3g}, allowed {:g}", d.dissimilarity, kTolerance)};
 }
 
-/// forced.N rows for near-ties: the golden's k experts where its k-th and next logit differ by less than 1 % of the
-/// row's largest; -1 elsewhere. Returns how many rows are forced.
+/// forced.N rows for near-ties: the golden's k experts where its k-th and next logit differ by less
+/// than 1 % of the row's largest; -1 elsewhere. Returns how many rows are forced.
 int64_t near_ties(const std::vector<GoldenSequence>& golden, int64_t k,
                   std::map<std::string, std::vector<int32_t>>& forced) {
   int64_t count = 0;
   for (const GoldenSequence& s : golden) {
     for (const auto& [name, logits] : s.probes) {
       if (!name.starts_with("router_logits.") || logits.cols <= k) continue;
-      std::vector<int32_t>& rows = forced["forced." + name.substr(std::string("router_logits.").size())];
+      std::vector<int32_t>& rows =
+          forced["forced." + name.substr(std::string("router_logits.").size())];
       for (int64_t r = 0; r < logits.rows; ++r) {
         const float* row = logits.row(r);
         std::vector<int32_t> order(logits.cols);
@@ -82,12 +87,23 @@ int64_t near_ties(const std::vector<GoldenSequence>& golden, int64_t k,
   return count;
 }
 
+void check_ids(std::span<const int32_t> ids, int64_t vocab_size, std::string_view what) {
+  for (int32_t id : ids) {
+    if (id < 0 || id >= vocab_size) {
+      user_error(
+          "{} has token id {}, outside the model's vocabulary of {}: it belongs to another model",
+          what, id, vocab_size);
+    }
+  }
+}
+
 int32_t argmax(const float* row, int64_t n) {
   return static_cast<int32_t>(std::max_element(row, row + n) - row);
 }
 
 Matrix take_rows(const Matrix& m, int64_t first, int64_t rows) {
-  return {rows, m.cols, {m.data.begin() + first * m.cols, m.data.begin() + (first + rows) * m.cols}};
+  return {
+      rows, m.cols, {m.data.begin() + first * m.cols, m.data.begin() + (first + rows) * m.cols}};
 }
 
 /// The prompts' values, one entry a sequence.
@@ -158,7 +174,8 @@ void compare_probes(const std::vector<GoldenSequence>& golden, const std::vector
 }
 
 void compare_greedy(SequenceFeeder& feeder, const std::vector<GoldenSequence>& golden,
-                    const std::vector<StepValues>& prompts, const VerifyOptions& o, VerifyReport& report) {
+                    const std::vector<StepValues>& prompts, const VerifyOptions& o,
+                    VerifyReport& report) {
   const double clear = o.margin.value_or(o.float32 ? 1e-3 : 0.25);
   const size_t steps = golden[0].greedy_ids.size();
   int64_t compared = 0, skipped = 0, wrong = 0;
@@ -184,17 +201,19 @@ void compare_greedy(SequenceFeeder& feeder, const std::vector<GoldenSequence>& g
   for (size_t step = 1; step < steps; ++step) {
     for (size_t i = 0; i < golden.size(); ++i) tokens[i] = golden[i].greedy_ids[step - 1];
     const Matrix logits = feeder.decode(tokens);
-    for (size_t i = 0; i < golden.size(); ++i) check(i, step, logits.row(static_cast<int64_t>(i)), logits.cols);
+    for (size_t i = 0; i < golden.size(); ++i)
+      check(i, step, logits.row(static_cast<int64_t>(i)), logits.cols);
   }
   report.lines.push_back({"greedy ids", wrong == 0,
-                          fmt::format("{} of {} equal, {} with a margin below {:g} not compared{}", compared - wrong,
-                                      compared, skipped, clear, first_wrong)});
+                          fmt::format("{} of {} equal, {} with a margin below {:g} not compared{}",
+                                      compared - wrong, compared, skipped, clear, first_wrong)});
 }
 
 }  // namespace
 
 bool VerifyReport::ok() const {
-  return !lines.empty() && std::all_of(lines.begin(), lines.end(), [](const VerifyLine& l) { return l.ok; });
+  return !lines.empty() &&
+         std::all_of(lines.begin(), lines.end(), [](const VerifyLine& l) { return l.ok; });
 }
 
 VerifyReport verify_golden(StepRunner& runner, const std::vector<GoldenSequence>& golden,
@@ -202,8 +221,11 @@ VerifyReport verify_golden(StepRunner& runner, const std::vector<GoldenSequence>
   if (golden.empty()) user_error("the golden file has no sequences");
   size_t longest = 0;
   for (const GoldenSequence& s : golden) {
+    check_ids(s.ids, runner.vocab_size(), s.name);
+    check_ids(s.greedy_ids, runner.vocab_size(), s.name);
     longest = std::max(longest, s.ids.size() + s.greedy_ids.size());
-    if (s.greedy_ids.size() != golden[0].greedy_ids.size()) user_error("golden continuations differ in length");
+    if (s.greedy_ids.size() != golden[0].greedy_ids.size())
+      user_error("golden continuations differ in length");
   }
   SequenceFeeder feeder(runner, static_cast<int64_t>(golden.size()), static_cast<int64_t>(longest));
   VerifyReport report;
@@ -213,13 +235,14 @@ VerifyReport verify_golden(StepRunner& runner, const std::vector<GoldenSequence>
       const int64_t n = near_ties(golden, runner.forced_width(), forced);
       report.lines.push_back({"routing", true, fmt::format("{} near-ties forced", n)});
     } else {
-      report.lines.push_back({"routing", true, "the plan has no forced-routing inputs: near-ties may flip"});
+      report.lines.push_back(
+          {"routing", true, "the plan has no forced-routing inputs: near-ties may flip"});
     }
   }
   const std::vector<StepValues> got = run_prompts(runner, feeder, golden, forced);
   for (size_t i = 0; i < golden.size(); ++i) {
-    report.lines.push_back(judge("logits of " + golden[i].name, compare(got[i].logits, golden[i].logits, options),
-                                 options));
+    report.lines.push_back(judge("logits of " + golden[i].name,
+                                 compare(got[i].logits, golden[i].logits, options), options));
   }
   compare_probes(golden, got, options, report);
   if (!golden[0].greedy_ids.empty()) compare_greedy(feeder, golden, got, options, report);
@@ -228,6 +251,7 @@ VerifyReport verify_golden(StepRunner& runner, const std::vector<GoldenSequence>
 
 double mean_nll(StepRunner& runner, std::span<const int32_t> ids, int64_t window,
                 const std::function<void(int64_t)>& on_progress) {
+  check_ids(ids, runner.vocab_size(), "the text");
   SequenceFeeder feeder(runner, 1, window);
   double sum = 0;
   int64_t predicted = 0;
@@ -239,7 +263,8 @@ double mean_nll(StepRunner& runner, std::span<const int32_t> ids, int64_t window
       const float* row = logits.row(r);
       const float top = *std::max_element(row, row + logits.cols);
       double total = 0;
-      for (int64_t c = 0; c < logits.cols; ++c) total += std::exp(static_cast<double>(row[c]) - top);
+      for (int64_t c = 0; c < logits.cols; ++c)
+        total += std::exp(static_cast<double>(row[c]) - top);
       sum += std::log(total) + top - row[part[r + 1]];
       ++predicted;
     }

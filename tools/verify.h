@@ -1,4 +1,5 @@
-// Comparing a model on some executor with golden data, and its mean negative log-likelihood on a text.
+// Comparing a model on some executor with golden data, and its mean negative log-likelihood on a
+// text.
 #pragma once
 
 #include <functional>
@@ -13,12 +14,14 @@
 namespace shunt {
 
 struct VerifyOptions {
-  /// float32 executors (cpu, reference): the largest error may be 1e-3 * max(1, standard deviation of the golden).
-  /// Others: 1 - 2 sum(xy) / sum(x^2 + y^2) may be 1e-3, and expert choices that are near-ties are forced.
+  /// float32 executors (cpu, reference): the largest error may be 1e-3 * max(1, standard deviation
+  /// of the golden). Others: 1 - 2 sum(xy) / sum(x^2 + y^2) may be 1e-3, and expert choices that
+  /// are near-ties are forced.
   bool float32 = true;
   /// If either is given: |x - golden| <= atol + rtol * |golden|, for every tensor.
   std::optional<double> atol, rtol;
-  /// Greedy ids are compared where the golden margin is at least this. Default: 1e-3, or 0.25 without float32.
+  /// Greedy ids are compared where the golden margin is at least this. Default: 1e-3, or 0.25
+  /// without float32.
   std::optional<double> margin;
 };
 
@@ -33,13 +36,15 @@ struct VerifyReport {
   bool ok() const;
 };
 
-/// Runs the prompts of all sequences (in one batch where the limits allow), compares logits and probes, then decodes
-/// teacher-forced and compares greedy ids. The first probe that differs is named in its line.
+/// Runs the prompts of all sequences (in one batch where the limits allow), compares logits and
+/// probes, then decodes teacher-forced and compares greedy ids. The first probe that differs is
+/// named in its line.
 VerifyReport verify_golden(StepRunner& runner, const std::vector<GoldenSequence>& golden,
                            const VerifyOptions& options);
 
-/// Mean negative log-likelihood, in nats, of ids[i] given the ids before it in its window; windows of `window` ids are
-/// independent, the first id of each is not predicted. `on_progress` gets the number of ids done.
+/// Mean negative log-likelihood, in nats, of ids[i] given the ids before it in its window; windows
+/// of `window` ids are independent, the first id of each is not predicted. `on_progress` gets the
+/// number of ids done.
 double mean_nll(StepRunner& runner, std::span<const int32_t> ids, int64_t window,
                 const std::function<void(int64_t)>& on_progress = {});
 

@@ -1,4 +1,5 @@
-// Reads produced for stacks, slices, concatenations and transpositions, checked by carrying them out on an array.
+// Reads produced for stacks, slices, concatenations and transpositions, checked by carrying them
+// out on an array.
 #include "codegen/lower_load.h"
 
 #include <gtest/gtest.h>
@@ -12,7 +13,8 @@
 namespace shunt::codegen {
 namespace {
 
-/// Runs the Read steps of the one store in `text`; file f, byte offset o holds the 4-byte number f * 1000 + o / 4.
+/// Runs the Read steps of the one store in `text`; file f, byte offset o holds the 4-byte number f
+/// * 1000 + o / 4.
 std::vector<int32_t> load(const std::string& text, int64_t elements) {
   const auto module = ir::parse(text);
   LowerOptions options{find_target("cpu"), {}, [](const std::string& name) {
@@ -25,7 +27,8 @@ std::vector<int32_t> load(const std::string& text, int64_t elements) {
     const Read& r = std::get<Read>(step.what);
     for (int64_t row = 0; row < r.rows; ++row) {
       for (int64_t c = 0; c < r.row_bytes / 4; ++c) {
-        const auto value = static_cast<int32_t>(r.file * 1000 + (r.from_offset + row * r.from_pitch) / 4 + c);
+        const auto value =
+            static_cast<int32_t>(r.file * 1000 + (r.from_offset + row * r.from_pitch) / 4 + c);
         const int64_t at = r.transpose_rows > 0 ? r.to.offset + c * r.to_pitch + row * 4
                                                 : r.to.offset + row * r.to_pitch + c * 4;
         memory.at(at / 4) = value;
@@ -36,7 +39,8 @@ std::vector<int32_t> load(const std::string& text, int64_t elements) {
 }
 
 TEST(LowerLoad, StackedExpertsConcatenatedPerExpert) {
-  // Two experts of [2, 3]: gate from file 0/1 ("g0", "g1"), up from the same numbers' "u" tensors of another stack.
+  // Two experts of [2, 3]: gate from file 0/1 ("g0", "g1"), up from the same numbers' "u" tensors
+  // of another stack.
   const auto got = load(R"(module @m stage(logical)
 param @w : f32[2, 4, 3]
 graph @load() {
@@ -45,7 +49,8 @@ graph @load() {
   %w = concat %g, %u {axis = 1} : f32[2, 4, 3]
   store %w, @w
   return
-})", 24);
+})",
+                        24);
   const std::vector<int32_t> e0 = {0, 1, 2, 3, 4, 5}, e1 = {1000, 1001, 1002, 1003, 1004, 1005};
   std::vector<int32_t> want;
   for (const auto* e : {&e0, &e0, &e1, &e1}) want.insert(want.end(), e->begin(), e->end());
@@ -60,7 +65,9 @@ graph @load() {
   %w = slice %f {axis = 1, begin = 2, end = 4} : f32[2, 2, 2]
   store %w, @w
   return
-})", 8), (std::vector<int32_t>{4, 5, 6, 7, 12, 13, 14, 15}));
+})",
+                 8),
+            (std::vector<int32_t>{4, 5, 6, 7, 12, 13, 14, 15}));
   EXPECT_EQ(load(R"(module @m stage(logical)
 param @w : f32[3, 2]
 graph @load() {
@@ -68,7 +75,9 @@ graph @load() {
   %w = transpose %f : f32[3, 2]
   store %w, @w
   return
-})", 6), (std::vector<int32_t>{0, 3, 1, 4, 2, 5}));
+})",
+                 6),
+            (std::vector<int32_t>{0, 3, 1, 4, 2, 5}));
 }
 
 TEST(LowerLoad, ColumnSlicesBecomeStridedRows) {
@@ -81,7 +90,9 @@ graph @load() {
   %w = concat %l, %b {axis = 1} : f32[2, 4]
   store %w, @w
   return
-})", 8), (std::vector<int32_t>{1, 2, 1000, 1001, 7, 8, 1002, 1003}));
+})",
+                 8),
+            (std::vector<int32_t>{1, 2, 1000, 1001, 7, 8, 1002, 1003}));
 }
 
 }  // namespace

@@ -9,7 +9,9 @@
 namespace shunt {
 namespace {
 
-float eval(const std::string& text, std::vector<float> values = {}) { return Expr::parse(text).evaluate(values); }
+float eval(const std::string& text, std::vector<float> values = {}) {
+  return Expr::parse(text).evaluate(values);
+}
 
 TEST(Expr, Evaluates) {
   EXPECT_FLOAT_EQ(eval("1 + 2 * 3 - 4 / 8"), 6.5f);
@@ -25,8 +27,9 @@ TEST(Expr, Evaluates) {
 }
 
 TEST(Expr, PrintsCanonically) {
-  for (const char* text : {"acc + x0", "silu(gate) * up", "(a + b) * c", "a - (b - c)", "a / (b * c)", "-a * b",
-                           "clamp(x0, -1, 7.5)", "-(a + b)", "a - b - c"}) {
+  for (const char* text :
+       {"acc + x0", "silu(gate) * up", "(a + b) * c", "a - (b - c)", "a / (b * c)", "-a * b",
+        "clamp(x0, -1, 7.5)", "-(a + b)", "a - b - c"}) {
     EXPECT_EQ(Expr::parse(text).to_string(), text);
     EXPECT_EQ(Expr::parse(Expr::parse(text).to_string()), Expr::parse(text));
   }
@@ -48,7 +51,8 @@ TEST(Expr, CudaText) {
 }
 
 TEST(Expr, RefusesNonsense) {
-  for (const char* bad : {"", "1 +", "silu()", "silu(1, 2)", "nope(1)", "min(1)", "(1", "1 2", "a b", "$"}) {
+  for (const char* bad :
+       {"", "1 +", "silu()", "silu(1, 2)", "nope(1)", "min(1)", "(1", "1 2", "a b", "$"}) {
     EXPECT_THROW(Expr::parse(bad), UserError) << bad;
   }
   EXPECT_THROW(Expr::parse(std::string(100000, '(')), UserError);

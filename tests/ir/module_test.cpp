@@ -65,7 +65,8 @@ TEST(Module, ReplaceKeepsNamesAndSweepRemovesTheRest) {
   Graph& step = *module->find_graph("step");
   Op& norm = **step.ops.begin();
   GraphBuilder before(step, step.ops.begin());
-  Value* again = before.value(OpKind::rms_norm, {norm.operand(0), norm.operand(1)}, norm.attrs, "n");
+  Value* again =
+      before.value(OpKind::rms_norm, {norm.operand(0), norm.operand(1)}, norm.attrs, "n");
   EXPECT_EQ(again->name, "n.1");
   replace_uses(step, norm.result(), again);
   EXPECT_EQ(again->name, "n");

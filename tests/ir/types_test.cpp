@@ -10,7 +10,8 @@ namespace shunt {
 namespace {
 
 TEST(Types, NamesRoundTrip) {
-  for (DType d : {DType::f32, DType::f16, DType::bf16, DType::i64, DType::i32, DType::u8, DType::f8e4m3}) {
+  for (DType d :
+       {DType::f32, DType::f16, DType::bf16, DType::i64, DType::i32, DType::u8, DType::f8e4m3}) {
     EXPECT_EQ(parse_dtype(dtype_name(d)), d);
   }
   EXPECT_EQ(parse_dtype("float"), std::nullopt);
@@ -33,15 +34,18 @@ TEST(Types, Bf16RoundsToNearestEven) {
 }
 
 TEST(Types, F16IsIeeeHalf) {
-  for (const auto& [bits, value] : std::vector<std::pair<uint16_t, float>>{
-           {0x3c00, 1.0f}, {0xc000, -2.0f}, {0x7bff, 65504.0f}, {0x0001, 0x1p-24f}, {0x0400, 0x1p-14f}}) {
+  for (const auto& [bits, value] : std::vector<std::pair<uint16_t, float>>{{0x3c00, 1.0f},
+                                                                           {0xc000, -2.0f},
+                                                                           {0x7bff, 65504.0f},
+                                                                           {0x0001, 0x1p-24f},
+                                                                           {0x0400, 0x1p-14f}}) {
     EXPECT_EQ(f16_from_f32(value), bits);
     EXPECT_EQ(f32_from_f16(bits), value);
   }
   EXPECT_EQ(f16_from_f32(65519.0f), 0x7bff);
   EXPECT_EQ(f16_from_f32(65520.0f), 0x7c00);
-  EXPECT_EQ(f16_from_f32(0x1p-25f), 0);           // halfway, to even
-  EXPECT_EQ(f16_from_f32(0x1.8p-24f), 2);         // halfway, to even
+  EXPECT_EQ(f16_from_f32(0x1p-25f), 0);             // halfway, to even
+  EXPECT_EQ(f16_from_f32(0x1.8p-24f), 2);           // halfway, to even
   EXPECT_EQ(f16_from_f32(1.00048828125f), 0x3c00);  // halfway, to even
   EXPECT_TRUE(std::isnan(f32_from_f16(f16_from_f32(std::nanf("")))));
 }
