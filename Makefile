@@ -19,7 +19,7 @@ demo: program
 	$(BUILD)/shunt run examples/storyteller --target cpu -p "It was a dark night, and" -n 120
 
 test: setup
-	@cmake -S . -B $(BUILD) -G Ninja -DSHUNT_TESTS=ON
+	@cmake -S . -B $(BUILD) -G Ninja -DSHUNT_TESTS=ON -DSHUNT_WERROR=ON
 	@cmake --build $(BUILD) -j $(JOBS)
 	@ctest --test-dir $(BUILD) --output-on-failure -LE "gpu|multi"
 
