@@ -22,6 +22,7 @@ constexpr int kMaxPathDepth = 64;
 constexpr int64_t kMaxPathBytes = 1024;        // of one path
 constexpr int64_t kMaxNamesBytes = 512 << 20;  // of all paths
 constexpr size_t kMaxRank = 16;
+constexpr size_t kMaxArguments = 8;  // of a tensor's record
 
 struct ElementType {
   std::string_view storage;  // torch.<storage>
@@ -345,10 +346,10 @@ class Reader {
 
   /// What a tensor's record takes from elsewhere: a call among its arguments or in a tuple there.
   std::string foreign_argument(const PickleNode& arguments) const {
-    for (size_t i = 0; i < arguments.items.size(); ++i) {
+    for (size_t i = 0; i < std::min(arguments.items.size(), kMaxArguments); ++i) {
       const PickleNode& a = pickle_.item(arguments, i);
       if (a.kind == Kind::object) return pickle_.dependency(a);
-      for (size_t j = 0; a.kind == Kind::tuple && j < a.items.size(); ++j) {
+      for (size_t j = 0; a.kind == Kind::tuple && j < std::min(a.items.size(), kMaxRank); ++j) {
         if (pickle_.item(a, j).kind == Kind::object) return pickle_.dependency(pickle_.item(a, j));
       }
     }
@@ -428,8 +429,8 @@ TorchFile TorchFile::open(const FileReader& file) { return parse(FileSource(file
 
 /// No part of the path may be opaque.
 void TorchFile::require_clear(std::string_view path) const {
-  for (size_t end = 0; end != std::string_view::npos;) {
-    end = path.find('.', end == 0 ? 0 : end + 1);
+  for (size_t from = 0, end = 0; end != std::string_view::npos; from = end + 1) {
+    end = path.find('.', from);
     const std::string_view part = path.substr(0, end);
     if (const TorchOpaque* o = find_sorted(opaque, part, &TorchOpaque::path)) {
       user_error("{}: {} is needed, but {}{}", file, quote_name(path),
