@@ -1,0 +1,15 @@
+// The MoE layers of a model, as placement sees them.
+#pragma once
+
+#include <vector>
+
+#include "ir/module.h"
+#include "passes/place/traffic.h"
+
+namespace shunt::passes {
+
+/// One entry a MoE layer of @step, by ascending layer number. For modules as the frontends make
+/// them (before passes).
+std::vector<MoeShape> moe_shapes(const ir::Module& module);
+
+}  // namespace shunt::passes
