@@ -123,7 +123,7 @@ Expr Extras::variable(Value* value) {
 }
 
 Expr epilogue_of(const Op& linear, Extras& extras) {
-  const std::string& text =
+  const std::string text =
       with_linear_attrs(linear, [](const auto& a) -> const std::string& { return a.epilogue; });
   std::vector<std::pair<std::string, Expr>> by;
   const size_t first = first_extra(linear);
