@@ -42,8 +42,9 @@ struct KernelImpl {
 
 /// Rows of every family, in a fixed order (the first of equals wins).
 std::vector<KernelImpl> all_kernels();
-/// The cheapest supporting row. Throws UserError naming the op, its types and the target if there is none.
-const KernelImpl& select(const ir::Op& op, const Context& context);
+/// The cheapest supporting row, or the one named `only` if it supports the op. Throws UserError naming the op, its
+/// types and the target if there is none.
+const KernelImpl& select(const ir::Op& op, const Context& context, std::string_view only = {});
 /// max(bytes / bandwidth, flops / rate) + launch overhead, from cost_<op> at the upper bounds.
 double roofline_seconds(const ir::Op& op, const Context& context, bool tensor_cores,
                         double bandwidth_share = 0.8, double compute_share = 0.6);

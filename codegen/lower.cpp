@@ -152,12 +152,9 @@ class ProgramLowering : public StepBuilder {
   }
 
   void emit(const ir::Op& op) {
-    if (op.kind == OpKind::reshape) {  // the same bytes under another shape
-      values_[op.result()] = arg(op.operand(0));
-      return;
-    }
+    if (op.kind == OpKind::reshape) return emit_reshape(op);
     op_ = &op;
-    impl_ = &select(op, context_);
+    impl_ = &select(op, context_, state_.options.only_row);
     results_.clear();
     for (const auto& r : op.results) {
       if (!values_.contains(r.get())) {
@@ -173,6 +170,20 @@ class ProgramLowering : public StepBuilder {
     program_.steps[before].bytes = DimExpr(cost.bytes);
     program_.steps[before].flops = DimExpr(cost.flops);
     program_.steps.back().writes = results_;
+  }
+
+  /// The same bytes under another shape; copied only where they must end up in a port.
+  void emit_reshape(const ir::Op& op) {
+    const Arg from = arg(op.operand(0));
+    const auto [to, added] = values_.emplace(op.result(), from);
+    if (added) return;
+    Step step;
+    step.what = Copy{from, to->second, DimExpr(op.result()->type.bytes())};
+    step.name = "reshape.copy";
+    step.loc = op.loc;
+    step.bytes = DimExpr(op.result()->type.bytes() * 2);
+    step.writes = {to->second.index};
+    program_.steps.push_back(std::move(step));
   }
 
   void emit_dummy(const ir::Op& dummy, const Type& type, const Arg& to) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "ir/module.h"
+#include "ir/reference/tensor.h"
 
 namespace shunt {
 
@@ -53,5 +54,24 @@ std::string mir_case_test_name(const testing::TestParamInfo<MirCase>& info);
 /// tolerance: 1e-5 where both modules compute in float32 only, else rounding of the narrowest type.
 testing::AssertionResult compare_modules_by_evaluation(const ir::Module& before,
                                                        const ir::Module& after);
+
+/// A ragged batch: how many tokens each sequence has, and how long it was before.
+struct MirBatch {
+  std::vector<int64_t> tokens, past;
+
+  /// `tokens` over `sequences` as evenly as leaves them unequal.
+  static MirBatch make(int64_t tokens, int64_t sequences);
+  /// To the state after a step.
+  void advance();
+  /// Length of the longest sequence after the step.
+  int64_t longest() const;
+};
+
+/// About normal numbers of deviation 0.6, rounded to the type; the same for the same name.
+ir::Tensor random_mir_tensor(const Type& type, const std::string& name);
+/// A graph input's value in step `step` of a batch: floats as above, integers by their role or user
+/// (route ids that are distinct in a row and end in a dropped one, positions, page numbers, ...).
+ir::Tensor random_mir_input(const ir::Value& input, const DimEnv& dims, const MirBatch& batch,
+                            int step);
 
 }  // namespace shunt

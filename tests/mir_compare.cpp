@@ -57,27 +57,7 @@ DimEnv choose_dims(const Module& module, const Graph& graph) {
   return dims;
 }
 
-/// A ragged batch: how many tokens each sequence has, and how long it was before.
-struct Batch {
-  std::vector<int64_t> tokens, past;
-
-  static Batch make(int64_t tokens, int64_t sequences) {
-    Batch b{std::vector<int64_t>(static_cast<size_t>(sequences), 0), {}};
-    for (int64_t t = 0; sequences > 0 && t < tokens; ++t)
-      ++b.tokens[static_cast<size_t>(t % sequences)];
-    if (sequences > 1 && b.tokens.back() > 1) --b.tokens.back(), ++b.tokens.front();
-    b.past.assign(b.tokens.size(), 0);
-    return b;
-  }
-  void advance() {
-    for (size_t s = 0; s < tokens.size(); ++s) past[s] += tokens[s];
-  }
-  int64_t longest() const {
-    int64_t n = 0;
-    for (size_t s = 0; s < tokens.size(); ++s) n = std::max(n, past[s] + tokens[s]);
-    return n;
-  }
-};
+using Batch = MirBatch;
 
 /// What an integer input means, told by the op that reads it.
 enum class Meaning {
@@ -355,6 +335,33 @@ testing::AssertionResult compare_graphs(const Module& before, const Graph& a, co
 }
 
 }  // namespace
+
+MirBatch MirBatch::make(int64_t tokens, int64_t sequences) {
+  MirBatch b{std::vector<int64_t>(static_cast<size_t>(sequences), 0), {}};
+  for (int64_t t = 0; sequences > 0 && t < tokens; ++t)
+    ++b.tokens[static_cast<size_t>(t % sequences)];
+  if (sequences > 1 && b.tokens.back() > 1) --b.tokens.back(), ++b.tokens.front();
+  b.past.assign(b.tokens.size(), 0);
+  return b;
+}
+
+void MirBatch::advance() {
+  for (size_t s = 0; s < tokens.size(); ++s) past[s] += tokens[s];
+}
+
+int64_t MirBatch::longest() const {
+  int64_t n = 0;
+  for (size_t s = 0; s < tokens.size(); ++s) n = std::max(n, past[s] + tokens[s]);
+  return n;
+}
+
+Tensor random_mir_tensor(const Type& type, const std::string& name) {
+  return random_floats(type, random_by_name(name));
+}
+
+Tensor random_mir_input(const Value& input, const DimEnv& dims, const MirBatch& batch, int step) {
+  return make_input(input, dims, batch, step);
+}
 
 testing::AssertionResult compare_modules_by_evaluation(const Module& before, const Module& after) {
   for (const auto& a : before.graphs) {

@@ -1,0 +1,177 @@
+// Cases of attention with paged state, written by kv_append or rope_append: ragged prefill with
+// earlier context, decoding of sequences of unequal length. Entry point attention_cases(). Run by
+// op_cpu_test.cpp and op_gpu_test.cpp.
+#include "tests/kernels/op_cases.h"
+#include "tests/kernels/op_cases_text.h"
+
+namespace shunt::test {
+
+namespace {
+
+struct Heads {
+  int64_t heads, kv_heads, dim, dim_v;
+};
+
+struct AttentionCase {
+  const char* name;
+  Heads h;
+  const char* attrs;  // beside scale
+  bool sinks;
+  int64_t page;
+};
+
+constexpr AttentionCase kCases[] = {
+    {"mha", {2, 2, 64, 64}, "", false, 16},
+    {"gqa2", {4, 2, 16, 16}, "", false, 16},
+    {"gqa3", {3, 1, 20, 20}, "", true, 16},
+    {"gqa4", {8, 2, 128, 128}, "", false, 64},
+    {"gqa5", {5, 1, 80, 80}, "softcap = 2", false, 16},
+    {"gqa8", {8, 1, 64, 64}, "", true, 64},
+    {"gqa12", {12, 1, 32, 32}, "", false, 4},
+    {"gqa16", {16, 1, 128, 128}, "", false, 16},
+    {"gqa32", {32, 1, 16, 16}, "window = 33", false, 16},
+    {"d256", {2, 1, 256, 256}, "", false, 16},
+    {"d8", {4, 4, 8, 8}, "window = 7", false, 16},
+    {"dv", {4, 2, 48, 32}, "", true, 16},
+    {"dv_odd", {2, 1, 24, 20}, "chunk = 64", false, 1},
+    {"window", {4, 1, 64, 64}, "window = 100", false, 16},
+    {"window1", {2, 1, 32, 32}, "window = 1", true, 16},
+    {"chunk", {4, 2, 64, 64}, "chunk = 128, softcap = 30", false, 16},
+};
+
+constexpr int64_t kMaxLength = 1024;
+
+/// Lengths: several pages, one token, exactly a page, one more; then a ragged prefill on top, and
+/// decoding of five of up to eight sequences, twice.
+std::vector<OpRun> long_runs() {
+  return {{{5, 1, 17, 64, 3}, false, 5},
+          {{700, 3, 64, 150, 1}, false, 5},
+          {{1, 66, 2, 1, 20}, false, 5},
+          decode_run(5),
+          decode_run(5),
+          decode_run(3)};
+}
+
+std::string states(const Heads& h, const std::string& kv) {
+  return fmt::format("state @k : {}[{}, {}]\nstate @v : {}[{}, {}]\n", kv, h.kv_heads, h.dim, kv,
+                     h.kv_heads, h.dim_v);
+}
+
+/// One graph: kv_append and, unless it is only to fill the state, attention.
+std::string append_graph(const AttentionCase& c, const std::string& act, const char* name,
+                         const char* dims, bool attend) {
+  const Heads& h = c.h;
+  std::string text = fmt::format(
+      "graph @step.{name}(%q : {t}[T, {hq}, {d}], %k : {t}[T, {hk}, {d}], %v : {t}[T, {hk}, {dv}], "
+      "%positions : i32[T], %seq_starts : i32[S+1], %kv_lens : i32[S], %block_tables : i32[S, "
+      "{b}]) "
+      "dims({dims}) {{\n"
+      "  kv_append %k, %v, %positions, %seq_starts, %block_tables, @k, @v\n",
+      fmt::arg("name", name), fmt::arg("t", act), fmt::arg("hq", h.heads),
+      fmt::arg("hk", h.kv_heads), fmt::arg("d", h.dim), fmt::arg("dv", h.dim_v),
+      fmt::arg("b", kMaxLength / c.page), fmt::arg("dims", dims));
+  if (!attend) return text + "  return\n}\n";
+  text += fmt::format(
+      "  %a = attention %q, %seq_starts, %kv_lens, %block_tables, @k, @v, {} {{scale = 0.4{}{}}} : "
+      "{}[T, {}]\n  return %a\n}}\n",
+      c.sinks ? "@sinks" : "none", *c.attrs ? ", " : "", c.attrs, act, h.heads * h.dim_v);
+  return text;
+}
+
+OpCase append_case(const AttentionCase& c, const std::string& act, const std::string& kv) {
+  OpCase out;
+  out.name = case_name(fmt::format("attention_{}_{}_{}", c.name, act, kv));
+  out.module = module_text(
+      states(c.h, kv) + (c.sinks ? fmt::format("param @sinks : bf16[{}]\n", c.h.heads) : "") +
+          append_graph(c, act, "decode.8", "T in [1, 8], S in [1, 8], R in [1, 8]", true) +
+          append_graph(c, act, "prefill", "T in [1, 200], S in [1, 8]", true) +
+          append_graph(c, act, "fill", "T in [201, 1000], S in [1, 8]", false),
+      1000, c.page);
+  out.runs = long_runs();
+  out.cpu = act == "f32" && kv == "f32";
+  out.slack = 2;  // the weights of the keys are rounded, too
+  return out;
+}
+
+/// rope_append in front of attention.
+struct RopeCase {
+  const char* name;
+  int64_t heads, kv_heads, dim, rotary;
+  const char* norm;  // none, head, full
+  const char* attrs;
+};
+constexpr RopeCase kRopeCases[] = {
+    {"plain", 4, 2, 64, 64, "none", ""},
+    {"partial", 4, 1, 80, 20, "none", ", interleaved = true, scale = 1.25"},
+    {"head", 8, 2, 128, 128, "head", ", eps = 1e-06"},
+    {"full", 4, 4, 32, 32, "full", ", plus_one = true"},
+    {"head_small", 3, 1, 8, 4, "head", ", plus_one = true"},
+    {"no_rope", 2, 1, 16, 0, "head", ""},
+    {"d256", 2, 1, 256, 256, "none", ""},
+    {"full_odd", 5, 1, 20, 10, "full", ""},
+    {"many", 40, 8, 64, 64, "full", ", interleaved = true"},
+};
+
+OpCase rope_case(const RopeCase& c, const std::string& act, const std::string& kv) {
+  const bool norm = std::string(c.norm) != "none", full = std::string(c.norm) == "full";
+  std::string params = states({c.heads, c.kv_heads, c.dim, c.dim}, kv);
+  if (c.rotary > 0) params += fmt::format("param @inv_freq : f32[{}]\n", c.rotary / 2);
+  if (norm) {
+    params += fmt::format("param @qn : bf16[{}]\nparam @kn : f32[{}]\n",
+                          full ? c.heads * c.dim : c.dim, full ? c.kv_heads * c.dim : c.dim);
+  }
+  const auto graph = [&](const char* name, const char* dims, bool attend) {
+    std::string text = fmt::format(
+        "graph @step.{name}(%qkv : {t}[T, {w}], %positions : i32[T], %seq_starts : i32[S+1], "
+        "%kv_lens : i32[S], %block_tables : i32[S, {b}]) dims({dims}) {{\n"
+        "  %q = rope_append %qkv, %positions, {freq}, {qn}, {kn}, %seq_starts, %block_tables, @k, "
+        "@v {{heads = {h}, kv_heads = {hk}, head_dim = {d}, norm = {norm}{attrs}}} : "
+        "{t}[T, {h}, {d}]\n",
+        fmt::arg("name", name), fmt::arg("t", act),
+        fmt::arg("w", (c.heads + 2 * c.kv_heads) * c.dim), fmt::arg("b", kMaxLength / 16),
+        fmt::arg("dims", dims), fmt::arg("freq", c.rotary > 0 ? "@inv_freq" : "none"),
+        fmt::arg("qn", norm ? "@qn" : "none"), fmt::arg("kn", norm ? "@kn" : "none"),
+        fmt::arg("h", c.heads), fmt::arg("hk", c.kv_heads), fmt::arg("d", c.dim),
+        fmt::arg("norm", c.norm), fmt::arg("attrs", c.attrs));
+    if (!attend) return text + "  return %q\n}\n";
+    return text + fmt::format(
+                      "  %a = attention %q, %seq_starts, %kv_lens, %block_tables, @k, @v {{scale = "
+                      "0.2}} : {}[T, {}]\n  return %q, %a\n}}\n",
+                      act, c.heads * c.dim);
+  };
+  OpCase out;
+  out.name = case_name(fmt::format("rope_append_{}_{}_{}", c.name, act, kv));
+  out.module =
+      module_text(params + graph("decode.8", "T in [1, 8], S in [1, 8], R in [1, 8]", true) +
+                      graph("prefill", "T in [1, 200], S in [1, 8]", true) +
+                      graph("fill", "T in [201, 1000], S in [1, 8]", false),
+                  1000);
+  out.runs = long_runs();
+  out.cpu = act == "f32" && kv == "f32";
+  out.slack = 4;  // q and the keys are rounded before attention reads them
+  return out;
+}
+
+}  // namespace
+
+std::vector<OpCase> attention_cases() {
+  std::vector<OpCase> cases;
+  int index = 0;
+  for (const AttentionCase& c : kCases) {
+    cases.push_back(append_case(c, "f32", "f32"));
+    cases.push_back(append_case(c, "bf16", "bf16"));
+    if (index % 2 == 0) cases.push_back(append_case(c, "f16", "f16"));
+    if (index % 5 == 0) cases.push_back(append_case(c, "f32", "bf16"));
+    if (index % 5 == 1) cases.push_back(append_case(c, "bf16", "f32"));
+    ++index;
+  }
+  for (const RopeCase& c : kRopeCases) {
+    cases.push_back(rope_case(c, "f32", "f32"));
+    cases.push_back(rope_case(c, index % 2 == 0 ? "bf16" : "f16", index % 2 == 0 ? "bf16" : "f16"));
+    if (index % 4 == 0) cases.push_back(rope_case(c, "bf16", "f16"));
+    ++index;
+  }
+  return cases;
+}
+
+}  // namespace shunt::test
