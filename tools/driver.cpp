@@ -258,7 +258,7 @@ void check_plan_destination(const fs::path& directory) {
   if (fs::exists(directory, error) && !replaceable) {
     user_error("{} exists and is not a plan: choose another -o, or remove it", directory.string());
   }
-  fs::path parent = fs::weakly_canonical(directory).parent_path();
+  fs::path parent = fs::weakly_canonical(fs::absolute(directory)).parent_path();
   while (!fs::exists(parent, error)) parent = parent.parent_path();
   if (!fs::is_directory(parent, error) || ::access(parent.c_str(), W_OK | X_OK) != 0) {
     user_error("cannot write the plan {}: {} is no folder that can be written to",
@@ -268,7 +268,7 @@ void check_plan_destination(const fs::path& directory) {
 
 void write_plan(const CompiledPlan& compiled, const fs::path& directory) {
   check_plan_destination(directory);
-  const fs::path target = fs::weakly_canonical(directory);
+  const fs::path target = fs::weakly_canonical(fs::absolute(directory));
   const fs::path temporary = target.string() + fmt::format(".tmp{}", ::getpid());
   try {
     fs::create_directories(target.parent_path());
