@@ -72,6 +72,9 @@ struct MemoryUse {
   int64_t total() const { return weights + workspace + io + state; }
 };
 
+/// What a session of this plan takes if requests may use `pages` pages.
+MemoryUse memory_needed(const Plan& plan, int64_t pages);
+
 class Session {
  public:
   /// `plan` must be valid (load_plan has checked it); `plan_directory` holds its kernels/.

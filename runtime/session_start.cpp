@@ -21,6 +21,12 @@ constexpr int64_t kMaxStateBytes = int64_t{1} << 50;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+/// State i is one array [pages + 1, page_size, row...]: the last page takes what padded sequences
+/// may write.
+int64_t state_bytes(const Plan& plan, const StateDecl& state, int64_t pages) {
+  return align_up((pages + 1) * plan.limits.page_size * state.row.bytes().constant());
+}
+
 std::vector<char> read_file(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) plan_error("{} is missing: the plan is incomplete, compile it again", path.string());
@@ -29,10 +35,19 @@ std::vector<char> read_file(const std::filesystem::path& path) {
 
 }  // namespace
 
+MemoryUse memory_needed(const Plan& plan, int64_t pages) {
+  const int64_t dims_bytes = align_up(static_cast<int64_t>(plan.dims.size() * sizeof(int32_t)));
+  MemoryUse use{plan.weights_bytes, plan.workspace_bytes, dims_bytes + plan.io_bytes, 0};
+  for (const StateDecl& s : plan.states) use.state += state_bytes(plan, s, pages);
+  return use;
+}
+
 HostBuffer::HostBuffer(int64_t bytes, const char* purpose) {
   // calloc gets fresh pages without touching them; aligned by hand.
   auto* p = static_cast<std::byte*>(std::calloc(static_cast<size_t>(bytes + kArenaAlignment), 1));
-  if (p == nullptr) user_error("out of memory: {} MiB for {} do not fit", bytes >> 20, purpose);
+  if (p == nullptr) {
+    throw DeviceError(fmt::format("out of memory: {} MiB for {} do not fit", bytes >> 20, purpose));
+  }
   memory_.reset(p);
 }
 
@@ -67,8 +82,8 @@ void Session::Impl::prepare() {
 }
 
 void Session::Impl::make_arenas() {
-  const int64_t dims_bytes = align_up(static_cast<int64_t>(plan.dims.size() * sizeof(int32_t)));
-  memory = {plan.weights_bytes, plan.workspace_bytes, dims_bytes + plan.io_bytes, 0};
+  memory = memory_needed(plan, 0);
+  const int64_t dims_bytes = memory.io - plan.io_bytes;
   std::byte* weights;
   std::byte* workspace;
   std::byte* io;
@@ -149,15 +164,13 @@ int64_t Session::Impl::choose_pages() const {
   return std::min(all, std::max(room / page - 1, a_sequence));
 }
 
-/// State i is one array [pages + 1, page_size, row...]: the last page takes what padded sequences
-/// may write.
 void Session::Impl::place_states() {
   pages = choose_pages();
   int64_t bytes = 0;
   std::vector<int64_t> offsets;
   for (const StateDecl& s : plan.states) {
     offsets.push_back(bytes);
-    bytes += align_up((pages + 1) * plan.limits.page_size * s.row.bytes().constant());
+    bytes += state_bytes(plan, s, pages);
   }
   memory.state = bytes;
   std::byte* base;

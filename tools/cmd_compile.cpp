@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ir/error.h"
+#include "runtime/session.h"
 #include "tools/cli.h"
 
 namespace shunt::cli {
@@ -24,29 +25,29 @@ int print_memory(const Plan& plan, bool json) {
   const int64_t pages_per_seq =
       (plan.limits.max_model_len + plan.limits.page_size - 1) / plan.limits.page_size;
   const int64_t pages = pages_per_seq * plan.limits.max_num_seqs;
-  const int64_t kv = pages * plan.page_bytes();
-  const int64_t activations = plan.workspace_bytes + plan.io_bytes;
+  const MemoryUse use = memory_needed(plan, pages);
+  const int64_t activations = use.workspace + use.io;
   if (json) {
     const nlohmann::ordered_json out = {{"schema", 1},
                                         {"target", plan.target},
-                                        {"weights_bytes", plan.weights_bytes},
-                                        {"kv_bytes", kv},
+                                        {"weights_bytes", use.weights},
+                                        {"kv_bytes", use.state},
                                         {"kv_page_bytes", plan.page_bytes()},
                                         {"kv_pages", pages},
                                         {"activation_bytes", activations},
-                                        {"total_bytes", plan.weights_bytes + kv + activations}};
+                                        {"total_bytes", use.total()}};
     fmt::print("{}\n", out.dump(2));
     return 0;
   }
   const auto row = [](const char* what, int64_t bytes) {
     fmt::print("{:<14}{:>18}  {}\n", what, bytes, human_bytes(bytes));
   };
-  row("weights", plan.weights_bytes);
-  row("KV", kv);
+  row("weights", use.weights);
+  row("KV", use.state);
   row("activations", activations);
-  row("total", plan.weights_bytes + kv + activations);
-  fmt::print("KV: {} pages of {} bytes: {} sequences of {} tokens\n", pages, plan.page_bytes(),
-             plan.limits.max_num_seqs, plan.limits.max_model_len);
+  row("total", use.total());
+  fmt::print("KV: {} pages of {} bytes for {} sequences of {} tokens, and one for padding\n", pages,
+             plan.page_bytes(), plan.limits.max_num_seqs, plan.limits.max_model_len);
   return 0;
 }
 
@@ -83,9 +84,11 @@ void add_compile(CLI::App& app, Command& slot) {
       ->type_name("INT");
   c->add_option("--dump-phases-to", flags->dump_phases,
                 "folder for the module after every pass (.mir)");
-  c->add_option("--dump-kernels-to", flags->dump_kernels, "folder for kernel sources and cubins");
+  CLI::Option* dump_kernels = c->add_option("--dump-kernels-to", flags->dump_kernels,
+                                            "folder for kernel sources and cubins");
   CLI::Option* dry_run = c->add_flag("--dry-run", flags->dry_run,
                                      "print the exact bytes a rank needs and write no plan");
+  dry_run->excludes(dump_kernels);  // it compiles none
   c->add_flag("--json", flags->json, "with --dry-run: JSON on stdout")->needs(dry_run);
 }
 
