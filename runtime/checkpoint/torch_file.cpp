@@ -363,7 +363,8 @@ class Reader {
       if (!foreign.empty()) name = foreign;
     }
     if (name.starts_with("torch._utils._rebuild_")) {
-      return fmt::format("its record of {} is not one that torch.save writes", name);
+      return fmt::format("its record of {} is not one that torch.save writes",
+                         quote_name(name));
     }
     return fmt::format(
         "it depends on {}, which is never imported or called; save it as a plain tensor or number",
