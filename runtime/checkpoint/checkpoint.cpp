@@ -11,6 +11,7 @@
 #include "runtime/checkpoint/file_reader.h"
 #include "runtime/checkpoint/safetensors.h"
 #include "runtime/checkpoint/strict_json.h"
+#include "runtime/checkpoint/torch_file.h"
 
 namespace shunt {
 
@@ -21,6 +22,7 @@ namespace {
 
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
+constexpr const char* kDeepspeed = "ds_inference_config.json";
 
 /// A shard must be a file of the model directory itself, or the index could make us read any file
 /// of the machine.
@@ -85,12 +87,31 @@ const T* find_by_name(const std::vector<T>& sorted, std::string_view name) {
 
 }  // namespace
 
+Checkpoint::Checkpoint() = default;
+Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
+Checkpoint& Checkpoint::operator=(Checkpoint&&) noexcept = default;
+Checkpoint::~Checkpoint() = default;
+
 Checkpoint Checkpoint::open(const fs::path& model_dir) {
   Checkpoint checkpoint;
   checkpoint.directory = model_dir.string();
   std::error_code ignored;
   if (fs::exists(model_dir / kSingle, ignored)) {
     checkpoint.add_file(kSingle);
+    checkpoint.finish();
+    return checkpoint;
+  }
+  if (!fs::exists(model_dir / kIndex, ignored) && fs::exists(model_dir / kDeepspeed, ignored)) {
+    std::set<std::string> files;
+    for (const auto& entry : fs::directory_iterator(model_dir)) {
+      const std::string name = entry.path().filename().string();
+      if (name.ends_with(".pt") && !name.ends_with("optim_states.pt")) files.insert(name);
+    }
+    if (files.empty()) {
+      user_error("{}: has {} and no .pt file; check the path and that the download is complete",
+                 model_dir.string(), kDeepspeed);
+    }
+    for (const std::string& name : files) checkpoint.add_torch_file(name);
     checkpoint.finish();
     return checkpoint;
   }
@@ -134,6 +155,22 @@ void Checkpoint::add_file(const std::string& name) {
     unreadable_.push_back(std::move(tensor));
   }
   files_.push_back({name, reader.size(), std::move(header.digest)});
+}
+
+void Checkpoint::add_torch_file(const std::string& name) {
+  const FileReader reader(fs::path(directory) / name);
+  TorchFile file = TorchFile::open(reader);
+  const int index = static_cast<int>(files_.size());
+  for (TensorInfo tensor : file.tensors) {
+    tensor.name = name + ":" + tensor.name;
+    tensor.file = index;
+    tensors_.push_back(std::move(tensor));
+  }
+  for (const UnreadableTensor& tensor : file.unreadable) {
+    unreadable_.push_back({name + ":" + tensor.name, tensor.dtype, index});
+  }
+  files_.push_back({name, reader.size(), file.digest});
+  torch_files_.push_back(std::move(file));
 }
 
 void Checkpoint::finish() {

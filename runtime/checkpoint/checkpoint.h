@@ -35,11 +35,19 @@ struct CheckpointFile {
   std::string header_digest;  // SHA-256, lowercase hex, of the 8 length bytes and the header
 };
 
+struct TorchFile;
+
 class Checkpoint {
  public:
+  Checkpoint();
+  Checkpoint(Checkpoint&&) noexcept;
+  Checkpoint& operator=(Checkpoint&&) noexcept;
+  ~Checkpoint();
   /// Reads `model.safetensors`, or else the shards that `model.safetensors.index.json` names, of
   /// `model_dir`. Everything is checked (docs: safetensors.h); throws UserError that names file and
-  /// tensor or key.
+  /// tensor or key. With a ds_inference_config.json instead: the folder's .pt files but those of
+  /// optimizers; a tensor's name is then "<file>:<path>" (torch_file.h), since the shards of
+  /// tensor parallelism hold the same names.
   static Checkpoint open(const std::filesystem::path& model_dir);
 
   /// The tensor, or null if there is none of that name. Valid as long as the Checkpoint.
@@ -53,9 +61,13 @@ class Checkpoint {
   /// The safetensors files, sorted by name.
   const std::vector<CheckpointFile>& files() const { return files_; }
 
+  /// Of a DeepSpeed folder: the .pt files, by index into files(); else empty.
+  const std::vector<TorchFile>& torch_files() const { return torch_files_; }
+
   std::string directory;
 
  private:
+  void add_torch_file(const std::string& name);
   /// Reads the header of `directory`/`name` and appends its tensors.
   void add_file(const std::string& name);
   /// Sorts by name; throws UserError if a name is in two files.
@@ -64,6 +76,7 @@ class Checkpoint {
   std::vector<TensorInfo> tensors_;
   std::vector<UnreadableTensor> unreadable_;
   std::vector<CheckpointFile> files_;
+  std::vector<TorchFile> torch_files_;
 };
 
 }  // namespace shunt

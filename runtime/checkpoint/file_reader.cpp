@@ -14,6 +14,7 @@
 #include "ir/error.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/checkpoint/safetensors.h"
+#include "runtime/checkpoint/zip.h"
 
 namespace shunt {
 
@@ -43,7 +44,10 @@ FileReader::FileReader(const std::filesystem::path& directory, const CheckpointF
         "{}: {} bytes, but {} when the plan was compiled; the file changed: compile the plan again",
         path_, size_, expected.size);
   }
-  if (safetensors_header_digest(*this) != expected.header_digest) {
+  const bool torch = expected.name.ends_with(".pt");
+  const std::string digest = torch ? zip_directory_digest(FileSource(*this), path_)
+                                   : safetensors_header_digest(*this);
+  if (digest != expected.header_digest) {
     plan_error(
         "{}: its header is not the one the plan was compiled from; the file changed: compile the "
         "plan again",

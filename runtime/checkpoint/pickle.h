@@ -1,4 +1,5 @@
-// Python pickles, read as data: an interpreter that builds containers and numbers and calls nothing.
+// Python pickles, read as data: an interpreter that builds containers and numbers and calls
+// nothing.
 //
 // A global ("os.system") becomes a node that holds its name; calling one (REDUCE, NEWOBJ, OBJ)
 // becomes a node that holds the name and the arguments. What a reader does with such a node is its
@@ -22,19 +23,19 @@ namespace shunt {
 struct PickleNode {
   enum class Kind : uint8_t {
     none,
-    boolean,     // integer
-    integer,     // integer
-    big_integer, // does not fit 64 bits: no value
-    real,        // real
-    text,        // text: UTF-8, not checked
-    bytes,       // text
-    list,        // items
-    tuple,       // items
-    set,         // items
-    dict,        // items: key, value, key, value ...
-    global,      // text: "module.name"
-    object,      // items: callable, arguments (a tuple node); state and contents are dropped
-    persistent,  // items: the persistent id
+    boolean,      // integer
+    integer,      // integer
+    big_integer,  // does not fit 64 bits: no value
+    real,         // real
+    text,         // text: UTF-8, not checked
+    bytes,        // text
+    list,         // items
+    tuple,        // items
+    set,          // items
+    dict,         // items: key, value, key, value ...
+    global,       // text: "module.name"
+    object,       // items: callable, arguments (a tuple node); state and contents are dropped
+    persistent,   // items: the persistent id
   };
   Kind kind = Kind::none;
   int64_t integer = 0;

@@ -237,9 +237,10 @@ class Reader {
     const int64_t needed = extent(r, path);
     if (needed > declared / r.type->bytes) {
       user_error(
-          "{}: tensor {}: shape [{}] with strides [{}] at {} reaches element {} of a storage of {}; {}",
-          out_.file, quote_name(path), fmt::join(r.shape, ", "), fmt::join(r.stride, ", "), r.offset,
-          needed, declared / r.type->bytes, kBroken);
+          "{}: tensor {}: shape [{}] with strides [{}] at {} reaches element {} of a storage of "
+          "{}; {}",
+          out_.file, quote_name(path), fmt::join(r.shape, ", "), fmt::join(r.stride, ", "),
+          r.offset, needed, declared / r.type->bytes, kBroken);
     }
     if (!r.type->type) {
       out_.unreadable.push_back({path, std::string(r.type->dtype), 0});
@@ -363,8 +364,7 @@ class Reader {
       if (!foreign.empty()) name = foreign;
     }
     if (name.starts_with("torch._utils._rebuild_")) {
-      return fmt::format("its record of {} is not one that torch.save writes",
-                         quote_name(name));
+      return fmt::format("its record of {} is not one that torch.save writes", quote_name(name));
     }
     return fmt::format(
         "it depends on {}, which is never imported or called; save it as a plain tensor or number",
@@ -380,7 +380,8 @@ class Reader {
       const Pending next = std::move(todo.back());
       todo.pop_back();
       if (++visited + static_cast<int64_t>(todo.size()) > most) {
-        user_error("{}: its containers share parts more than {} times; {}", out_.file, most, kBroken);
+        user_error("{}: its containers share parts more than {} times; {}", out_.file, most,
+                   kBroken);
       }
       visit(next, todo);
     }
@@ -414,9 +415,8 @@ class Reader {
 
 template <class T>
 const T* find_sorted(const std::vector<T>& sorted, std::string_view key, std::string T::*field) {
-  const auto it = std::ranges::lower_bound(sorted, key, {}, [&](const T& t) {
-    return std::string_view(t.*field);
-  });
+  const auto it = std::ranges::lower_bound(sorted, key, {},
+                                           [&](const T& t) { return std::string_view(t.*field); });
   return it != sorted.end() && (*it).*field == key ? &*it : nullptr;
 }
 
@@ -447,8 +447,8 @@ void TorchFile::require_clear(std::string_view path) const {
 const TensorInfo* TorchFile::find(std::string_view path) const {
   require_clear(path);
   if (const auto* u = find_sorted(unreadable, path, &UnreadableTensor::name)) {
-    user_error("{}: tensor {} has dtype {}, which Shunt does not read; convert the checkpoint", file,
-               quote_name(path), u->dtype);
+    user_error("{}: tensor {} has dtype {}, which Shunt does not read; convert the checkpoint",
+               file, quote_name(path), u->dtype);
   }
   return find_sorted(tensors, path, &TensorInfo::name);
 }

@@ -40,8 +40,8 @@ struct TorchFile {
   std::vector<TorchValue> values;   // sorted by path
   std::vector<TorchOpaque> opaque;  // sorted by path
 
-  /// Reads archive directory and pickle, no weights. `file` names the file in errors. Checked: every
-  /// tensor lies in its storage, every storage in its archive entry. Throws UserError.
+  /// Reads archive directory and pickle, no weights. `file` names the file in errors. Checked:
+  /// every tensor lies in its storage, every storage in its archive entry. Throws UserError.
   static TorchFile parse(const ByteSource& source, const std::string& file);
   static TorchFile open(const FileReader& file);
 

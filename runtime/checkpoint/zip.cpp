@@ -179,9 +179,10 @@ Record read_record(const Bytes& d, int64_t at, const std::string& file) {
   const int64_t extra_at = at + kCentralHeader + name;
   read_extra64(d, extra_at, extra_at + extra, wide, fields, file, r.name);
   if (d.u16(at + 10) != 0 || packed != r.bytes) {
-    user_error("{}: zip entry {} is compressed; torch.save stores entries as they are: unpack it and "
-               "save it again",
-               file, quote_name(r.name));
+    user_error(
+        "{}: zip entry {} is compressed; torch.save stores entries as they are: unpack it and "
+        "save it again",
+        file, quote_name(r.name));
   }
   return r;
 }
@@ -230,8 +231,9 @@ int64_t FileSource::size() const { return file_.size(); }
 void FileSource::read(int64_t offset, std::span<std::byte> out) const { file_.read(offset, out); }
 
 void MemorySource::read(int64_t offset, std::span<std::byte> out) const {
-  SHUNT_CHECK(offset >= 0 && offset <= size() && static_cast<int64_t>(out.size()) <= size() - offset,
-              "read of {} bytes at {} lies outside {}", out.size(), offset, size());
+  SHUNT_CHECK(
+      offset >= 0 && offset <= size() && static_cast<int64_t>(out.size()) <= size() - offset,
+      "read of {} bytes at {} lies outside {}", out.size(), offset, size());
   if (!out.empty()) std::memcpy(out.data(), bytes_.data() + offset, out.size());
 }
 

@@ -115,9 +115,9 @@ TEST(TorchFile, RefusesAttacks) {
       {"truncated.pt", "not a zip archive"},
       {"two_paths.pt", "two values have the path 'a.b'"},
   };
-  const std::set<std::string> good = {"good.pt",         "protocol4.pt",       "untyped.pt",
-                                      "os_system.pt",    "os_system_shape.pt", "os_system_root.pt",
-                                      "negative_stride.pt"};
+  const std::set<std::string> good = {
+      "good.pt",           "protocol4.pt",      "untyped.pt", "os_system.pt", "os_system_shape.pt",
+      "os_system_root.pt", "negative_stride.pt"};
   for (const auto& entry : std::filesystem::directory_iterator(kFolder)) {
     const std::string name = entry.path().filename().string();
     if (entry.path().extension() != ".pt" || good.contains(name)) continue;
