@@ -94,16 +94,91 @@ class StoreLowering {
   }
 
   void place_reshape(const ir::Op& op, const Box& box) {
-    const int64_t element = dtype_bytes(op.result()->type.dtype);
-    const bool whole =
-        box.size == shape_of(*op.result()) && box.stride == dense_strides(box.size, element);
-    if (!whole) unsupported(*op.result());
+    const ir::Op* from = op.operand(0)->def;
+    // A tensor's bytes may be seen in any shape.
+    if (from != nullptr && from->kind == OpKind::checkpoint &&
+        from->as<ir::CheckpointAttrs>().stack == 0)
+      return read(*from, from->as<ir::CheckpointAttrs>().tensor, box, shape_of(*op.result()));
+    if (from != nullptr && from->kind == OpKind::constant) return place_constant(*from);
+    const Sizes out = shape_of(*op.result()), in = shape_of(*op.operand(0));
     Box inner;
-    inner.size = shape_of(*op.operand(0));
-    inner.begin.assign(inner.size.size(), 0);
-    inner.stride = dense_strides(inner.size, element);
     inner.offset = box.offset;
+    // Axes of both shapes in groups of equal size.
+    for (size_t o = 0, i = 0; o < out.size() || i < in.size();) {
+      const size_t first_o = o, first_i = i;
+      int64_t have = o < out.size() ? out[o++] : 1, need = i < in.size() ? in[i++] : 1;
+      while (have != need) {
+        if (have < need)
+          have *= out[o++];
+        else
+          need *= in[i++];
+      }
+      Axis axis;
+      if (!merge(out, box, first_o, o, &axis)) return place_each(op, box, first_o, o);
+      if (!split(in, first_i, i, axis, inner)) unsupported(*op.result());
+    }
     place(*op.operand(0), inner);
+  }
+
+  /// Part of one axis: where it begins, its size, and bytes from one index to the next.
+  struct Axis {
+    int64_t begin = 0, size = 1, stride = 0;
+  };
+
+  /// The box's part of axes [first, last) as part of one axis, if it is that.
+  static bool merge(const Sizes& shape, const Box& box, size_t first, size_t last, Axis* axis) {
+    bool found = false;
+    for (size_t k = first; k < last; ++k) {
+      if (shape[k] == 1) continue;
+      if (!found) {
+        *axis = {box.begin[k], box.size[k], box.stride[k]};
+        found = true;
+        continue;
+      }
+      const bool whole = box.begin[k] == 0 && box.size[k] == shape[k];
+      if (!whole || (axis->size > 1 && axis->stride != box.stride[k] * shape[k])) return false;
+      *axis = {axis->begin * shape[k], axis->size * shape[k], box.stride[k]};
+    }
+    return true;
+  }
+
+  /// Adds axes [first, last) of a shape to the box: together they are `axis`.
+  static bool split(const Sizes& shape, size_t first, size_t last, Axis axis, Box& box) {
+    const size_t at = box.size.size();
+    for (size_t k = last; k-- > first;) {
+      const bool outermost = std::all_of(shape.begin() + static_cast<std::ptrdiff_t>(first),
+                                         shape.begin() + static_cast<std::ptrdiff_t>(k),
+                                         [](int64_t n) { return n == 1; });
+      Axis mine{0, shape[k], axis.stride};
+      if (outermost) {
+        mine = axis;
+        axis = {};
+        if (mine.begin + mine.size > shape[k]) return false;
+      } else if (shape[k] > 1) {
+        if (axis.begin % shape[k] != 0 || axis.size % shape[k] != 0) return false;
+        axis = {axis.begin / shape[k], axis.size / shape[k], axis.stride * shape[k]};
+      }
+      box.begin.insert(box.begin.begin() + static_cast<std::ptrdiff_t>(at), mine.begin);
+      box.size.insert(box.size.begin() + static_cast<std::ptrdiff_t>(at), mine.size);
+      box.stride.insert(box.stride.begin() + static_cast<std::ptrdiff_t>(at), mine.stride);
+    }
+    return true;
+  }
+
+  /// The same reshape for every index of the first of axes [first, last) with more than one.
+  void place_each(const ir::Op& op, const Box& box, size_t first, size_t last) {
+    for (size_t k = first; k < last; ++k) {
+      if (box.size[k] == 1) continue;
+      for (int64_t i = 0; i < box.size[k]; ++i) {
+        Box one = box;
+        one.begin[k] += i;
+        one.size[k] = 1;
+        one.offset += i * box.stride[k];
+        place_reshape(op, one);
+      }
+      return;
+    }
+    unsupported(*op.result());
   }
 
   void place_constant(const ir::Op& op) {
@@ -129,53 +204,78 @@ class StoreLowering {
     }
   }
 
+  /// An axis of a box: how many, and bytes from one to the next in the file and in memory.
+  struct Run {
+    int64_t size, from, to;
+  };
+
   /// Emits Reads for the box of one tensor of `shape`.
-  void read(const ir::Op& op, const std::string& tensor, Box box, const Sizes& shape) {
+  void read(const ir::Op& op, const std::string& tensor, const Box& box, const Sizes& shape) {
     const int64_t element = dtype_bytes(op.result()->type.dtype);
     const TensorSource source = options_.find_tensor(tensor);
-    Sizes from = dense_strides(shape, element);
-    int64_t from_offset = source.offset;
-    for (size_t i = 0; i < shape.size(); ++i) from_offset += box.begin[i] * from[i];
-
+    const Sizes from = dense_strides(shape, element);
     Read step;
     step.file = source.file;
     step.tensor = tensor;
     step.to = to_;
     step.element_bytes = element;
-    const size_t r = shape.size();
-    if (r >= 2 && box.stride[r - 1] != element && box.stride[r - 2] == element) {
-      if (r != 2 || box.size != shape || box.stride[1] != shape[0] * element)
-        unsupported(*op.result());
-      step.transpose_rows = step.rows = shape[0];
-      step.row_bytes = step.from_pitch = shape[1] * element;
-      step.to_pitch = shape[0] * element;
-      step.from_offset = from_offset;
-      step.to.offset += box.offset;
-      return add(step, "read.transpose", shape[0] * shape[1] * element, op.loc);
+    int64_t from_offset = source.offset;
+    // Axes of more than one index, outermost first; neighbours that are dense on both sides as one.
+    std::vector<Run> runs;
+    for (size_t i = 0; i < shape.size(); ++i) {
+      from_offset += box.begin[i] * from[i];
+      if (box.size[i] == 1) continue;
+      const Run mine{box.size[i], from[i], box.stride[i]};
+      if (!runs.empty() && runs.back().from == mine.from * mine.size &&
+          runs.back().to == mine.to * mine.size) {
+        runs.back() = {runs.back().size * mine.size, mine.from, mine.to};
+      } else {
+        runs.push_back(mine);
+      }
     }
-    // Merge axes that are contiguous on both sides, innermost first; what is left is rows, and
-    // loops around them.
-    int64_t run = element;
-    size_t axis = r;
-    while (axis > 0 && from[axis - 1] == run && box.stride[axis - 1] == run)
-      run *= box.size[--axis];
-    step.row_bytes = run;
-    step.rows = axis > 0 ? box.size[axis - 1] : 1;
-    step.from_pitch = axis > 0 ? from[axis - 1] : run;
-    step.to_pitch = axis > 0 ? box.stride[axis - 1] : run;
-    rows(op, step, box, from, axis == 0 ? 0 : axis - 1, 0, from_offset, box.offset);
+    // What one Read covers: the innermost axis, and rows along another.
+    Run columns{1, element, element};
+    if (!runs.empty() &&
+        (runs.back().to == element || runs.back().from == element || runs.size() > 1)) {
+      columns = runs.back();
+      runs.pop_back();
+    }
+    Run rows{1, columns.from * columns.size, columns.to * columns.size};
+    const char* name = "read";
+    if (columns.to == element) {
+      if (!runs.empty()) {
+        rows = runs.back();
+        runs.pop_back();
+      }
+      step.to_pitch = rows.to;
+    } else {
+      name = "read.transpose";
+      const auto dense =
+          std::find_if(runs.begin(), runs.end(), [&](const Run& r) { return r.to == element; });
+      if (dense != runs.end()) {
+        rows = *dense;
+        runs.erase(dense);
+      }
+      step.transpose_rows = rows.size;
+      step.to_pitch = columns.to;
+    }
+    step.rows = rows.size;
+    step.from_pitch = rows.from;
+    step.row_bytes = columns.size * element;
+    if (columns.from != element) step.from_stride = columns.from;
+    each(op, name, step, runs, 0, from_offset, box.offset);
   }
 
-  void rows(const ir::Op& op, Read step, const Box& box, const Sizes& from, size_t outer,
+  void each(const ir::Op& op, const char* name, Read step, const std::vector<Run>& runs,
             size_t axis, int64_t from_offset, int64_t to_offset) {
-    if (axis == outer) {
+    if (axis == runs.size()) {
       step.from_offset = from_offset;
       step.to.offset += to_offset;
-      return add(step, "read", step.rows * step.row_bytes, op.loc);
+      return add(step, name, step.rows * step.row_bytes, op.loc);
     }
-    for (int64_t i = 0; i < box.size[axis]; ++i) {
-      rows(op, step, box, from, outer, axis + 1, from_offset + i * from[axis],
-           to_offset + i * box.stride[axis]);
+    for (int64_t i = 0; i < runs[axis].size; ++i) {
+      each(op, name, step, runs, axis + 1, from_offset + i * runs[axis].from,
+           to_offset + i * runs[axis].to);
     }
   }
 

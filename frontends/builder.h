@@ -11,10 +11,13 @@
 
 namespace shunt {
 
+class TensorSource;
+
 struct BuildOptions {
   FrontendLimits limits;
   DType activation = DType::bf16;
   bool force_routing = false;
+  TensorSource* source = nullptr;  // nullptr: the checkpoint's own names
 };
 
 struct BuiltModule {

@@ -38,17 +38,25 @@ bool is_needless_buffer(std::string_view name) {
 
 }  // namespace
 
-Weights::Weights(ir::Module& module, const Checkpoint* checkpoint, DType dtype, double stddev)
+Weights::Weights(ir::Module& module, const Checkpoint* checkpoint, DType dtype, double stddev,
+                 TensorSource* source)
     : module_(module),
       builder_(*module.find_graph("load")),
       checkpoint_(checkpoint),
       dtype_(dtype),
-      stddev_(stddev) {}
+      stddev_(stddev),
+      tensor_source_(source) {}
 
 bool Weights::has(const std::string& name) const {
   if (checkpoint_ == nullptr) return false;
+  if (tensor_source_ != nullptr) return tensor_source_->has(name);
   return checkpoint_->find(name.find('*') == std::string::npos ? name : numbered(name, 0)) !=
          nullptr;
+}
+
+bool Weights::has_shape(const std::string& name, const Shape& shape) const {
+  const TensorInfo* info = checkpoint_ == nullptr ? nullptr : checkpoint_->find(name);
+  return info != nullptr && info->shape == shape;
 }
 
 DType Weights::check(const std::string& name, const Shape& shape) {
@@ -97,10 +105,29 @@ Value* Weights::store(const std::string& param, Value* value) {
   return target;
 }
 
-Value* Weights::tensor(const std::string& param, const std::string& name, const Shape& shape) {
+Value* Weights::source(const std::string& name, const Shape& shape, bool columns) {
+  Value*& value = sources_[{name, columns}];
+  if (value != nullptr) return value;
+  Shape stored = shape;
+  if (columns) std::swap(stored.end()[-1], stored.end()[-2]);
+  value = tensor_source_ != nullptr ? tensor_source_->load(builder_, name, stored)
+                                    : load(name, 0, check(name, stored), stored);
+  if (columns) value = builder_.value(OpKind::transpose, {value});
+  return value;
+}
+
+Value* Weights::tensor(const std::string& param, const std::string& name, const Shape& shape,
+                       bool columns) {
   locate(name);
   if (is_dummy()) return store(param, dummy(shape, 0, stddev_));
-  return store(param, load(name, 0, check(name, shape), shape));
+  return store(param, source(name, shape, columns));
+}
+
+Value* Weights::derived(const std::string& param, const std::string& name, const Shape& whole,
+                        const Shape& shape, const Make& make, bool columns) {
+  locate(name);
+  if (is_dummy()) return store(param, dummy(shape, 0, stddev_));
+  return store(param, make(builder_, source(name, whole, columns)));
 }
 
 Value* Weights::norm(const std::string& param, const std::string& name, int64_t size) {
@@ -115,6 +142,7 @@ Value* Weights::stacked(const std::string& param, const std::string& pattern, in
   Shape all = shape;
   all.insert(all.begin(), count);
   if (is_dummy()) return store(param, dummy(all, 0, stddev_));
+  if (tensor_source_ != nullptr) return store(param, tensor_source_->load(builder_, pattern, all));
   const std::string first = numbered(pattern, 0);
   const DType dtype = check(first, shape);
   for (int64_t i = 1; i < count; ++i) {
@@ -128,27 +156,30 @@ Value* Weights::stacked(const std::string& param, const std::string& pattern, in
   return store(param, load(pattern, count, dtype, all));
 }
 
-std::pair<Value*, Value*> Weights::halves(const std::string& first, const std::string& second,
-                                          const std::string& name, const Shape& half) {
-  SHUNT_CHECK(!is_dummy() && half.size() == 3, "halves() of {}", name);
-  locate(name);
-  const int64_t rows = half[1];
-  const Shape whole = {half[0], 2 * rows, half[2]};
-  Value* both = load(name, 0, check(name, whole), whole);
-  Value* low = builder_.value(OpKind::slice, {both}, ir::SliceAttrs{1, 0, rows});
-  Value* stored = store(first, low);
-  Value* high = builder_.value(OpKind::slice, {both}, ir::SliceAttrs{1, rows, 2 * rows});
-  return {stored, store(second, high)};
+Value* Weights::constant(const std::string& param, const std::vector<double>& values,
+                         bool as_column) {
+  builder_.set_loc(param);
+  Value* value = builder_.value(OpKind::constant, {}, ir::ConstantAttrs{values});
+  if (as_column) {
+    const auto n = static_cast<int64_t>(values.size());
+    value = builder_.value(OpKind::reshape, {value}, ir::ReshapeAttrs{{n, 1}});
+  }
+  return store(param, value);
 }
 
-Value* Weights::constant(const std::string& param, const std::vector<double>& values) {
-  builder_.set_loc(param);
-  return store(param, builder_.value(OpKind::constant, {}, ir::ConstantAttrs{values}));
+void Weights::ignore_prefixes(const std::vector<std::string>& prefixes) {
+  if (is_dummy()) return;
+  for (const TensorInfo& info : checkpoint_->tensors()) {
+    for (const std::string& prefix : prefixes) {
+      if (info.name.starts_with(prefix)) used_.insert(info.name);
+    }
+  }
 }
 
 std::vector<std::string> Weights::unused() const {
   std::vector<std::string> names;
   if (is_dummy()) return names;
+  if (tensor_source_ != nullptr) return tensor_source_->unused();
   const auto add = [&](const std::string& name) {
     if (!used_.contains(name) && !is_needless_buffer(name)) names.push_back(name);
   };

@@ -6,6 +6,8 @@
 // type.
 #pragma once
 
+#include <functional>
+#include <map>
 #include <set>
 #include <string>
 #include <utility>
@@ -17,33 +19,55 @@ namespace shunt {
 
 class Checkpoint;
 
+/// Where tensors come from when the model's names are not those of the checkpoint, or a tensor lies
+/// in parts: shards of tensor parallelism, one file an expert.
+class TensorSource {
+ public:
+  virtual ~TensorSource() = default;
+  virtual bool has(const std::string& name) const = 0;
+  /// The tensor `name` as ops of @load, checked to have this shape; throws UserError if it is
+  /// missing. A '*' in the name stands for the first index of the shape.
+  virtual ir::Value* load(ir::GraphBuilder& builder, const std::string& name,
+                          const std::vector<int64_t>& shape) = 0;
+  /// Tensors of the checkpoint that no load() used.
+  virtual std::vector<std::string> unused() const = 0;
+};
+
 class Weights {
  public:
   using Shape = std::vector<int64_t>;
 
   /// `checkpoint` nullptr: dummy weights of element type `dtype`, normal with mean 0 and standard
   /// deviation `stddev`. The module has a graph @load, to which ops are appended.
-  Weights(ir::Module& module, const Checkpoint* checkpoint, DType dtype, double stddev);
+  Weights(ir::Module& module, const Checkpoint* checkpoint, DType dtype, double stddev,
+          TensorSource* source = nullptr);
 
-  /// @param = the tensor as it is.
-  ir::Value* tensor(const std::string& param, const std::string& name, const Shape& shape);
+  /// @param [shape] = the tensor as it is; with `columns` the tensor is [.., K, N] for a shape
+  /// [.., N, K].
+  ir::Value* tensor(const std::string& param, const std::string& name, const Shape& shape,
+                    bool columns = false);
   /// The same for the weight of a norm: all ones as dummy.
   ir::Value* norm(const std::string& param, const std::string& name, int64_t size);
   /// @param [count, shape...]: tensors `pattern` with '*' = 0 .. count - 1, one after another.
   ir::Value* stacked(const std::string& param, const std::string& pattern, int64_t count,
                      const Shape& shape);
-  /// Two parameters [E, N, K]: the first N rows of every matrix of the tensor [E, 2N, K], and the
-  /// others.
-  std::pair<ir::Value*, ir::Value*> halves(const std::string& first, const std::string& second,
-                                           const std::string& name, const Shape& half);
-  /// @param f32[n] of known values.
-  ir::Value* constant(const std::string& param, const std::vector<double>& values);
+  /// @param [shape] = what `make` derives in @load from a tensor; `whole` and `columns` as shape
+  /// and columns of tensor(). A tensor is read once, however many parameters derive from it.
+  using Make = std::function<ir::Value*(ir::GraphBuilder&, ir::Value*)>;
+  ir::Value* derived(const std::string& param, const std::string& name, const Shape& whole,
+                     const Shape& shape, const Make& make, bool columns = false);
+  /// @param f32[n] of known values, or f32[n, 1].
+  ir::Value* constant(const std::string& param, const std::vector<double>& values,
+                      bool as_column = false);
 
   /// True if the checkpoint has the tensor; with a '*', that of number 0. False with dummy weights.
   bool has(const std::string& name) const;
+  bool has_shape(const std::string& name, const Shape& shape) const;
   bool is_dummy() const { return checkpoint_ == nullptr; }
   /// Says that a tensor is known and needed by nothing (a copy of tied embeddings).
   void ignore(const std::string& name) { used_.insert(name); }
+  /// The same for all tensors whose names begin so.
+  void ignore_prefixes(const std::vector<std::string>& prefixes);
   /// Checkpoint tensors that no request named; buffers that frameworks save needlessly are left
   /// out.
   std::vector<std::string> unused() const;
@@ -51,6 +75,8 @@ class Weights {
  private:
   /// Checks that the tensor is there with this shape; returns its element type.
   DType check(const std::string& name, const Shape& shape);
+  /// The tensor in @load, checked and, with `columns`, transposed.
+  ir::Value* source(const std::string& name, const Shape& shape, bool columns);
   ir::Value* load(const std::string& name, int64_t stack, DType dtype, const Shape& shape);
   ir::Value* dummy(const Shape& shape, double mean, double stddev);
   ir::Value* store(const std::string& param, ir::Value* value);
@@ -62,8 +88,10 @@ class Weights {
   const Checkpoint* checkpoint_;
   DType dtype_;
   double stddev_;
-  int64_t next_seed_ = 1;  // a parameter's own, in order of creation
+  TensorSource* tensor_source_;  // nullptr: the checkpoint's own names
+  int64_t next_seed_ = 1;        // a parameter's own, in order of creation
   std::set<std::string, std::less<>> used_;
+  std::map<std::pair<std::string, bool>, ir::Value*> sources_;  // by name and `columns`
 };
 
 }  // namespace shunt

@@ -1,5 +1,6 @@
-// Attribute structs: what an op needs to know besides its operands. Each has one fields() list, from which printing,
-// parsing, JSON, ==, and hashing derive; an attribute equal to its default is not printed.
+// Attribute structs: what an op needs to know besides its operands. Each has one fields() list,
+// from which printing, parsing, JSON, ==, and hashing derive; an attribute equal to its default is
+// not printed.
 #pragma once
 
 #include <array>
@@ -22,15 +23,17 @@ template <class Struct, class Member>
 Field(const char*, Member Struct::*) -> Field<Struct, Member>;
 
 enum class NormKind { rms, layer };
-enum class ScoreFunction { softmax, sigmoid, sqrt_softplus, identity };
+enum class ScoreFunction { softmax, sigmoid, sqrt_softplus, identity, sparse_mixer };
 enum class RouteNorm { none, sum, softmax };
 enum class GroupScore { max, top2_sum };
 enum class HeadNorm { none, head, full };
+enum class Drop { none, order, score, random };
 
 /// An enum attribute prints as one of these names, in the order of its values.
 constexpr auto enum_names(NormKind) { return std::array<std::string_view, 2>{"rms", "layer"}; }
 constexpr auto enum_names(ScoreFunction) {
-  return std::array<std::string_view, 4>{"softmax", "sigmoid", "sqrt_softplus", "identity"};
+  return std::array<std::string_view, 5>{"softmax", "sigmoid", "sqrt_softplus", "identity",
+                                         "sparse_mixer"};
 }
 constexpr auto enum_names(RouteNorm) {
   return std::array<std::string_view, 3>{"none", "sum", "softmax"};
@@ -38,6 +41,10 @@ constexpr auto enum_names(RouteNorm) {
 constexpr auto enum_names(GroupScore) { return std::array<std::string_view, 2>{"max", "top2_sum"}; }
 constexpr auto enum_names(HeadNorm) {
   return std::array<std::string_view, 3>{"none", "head", "full"};
+}
+
+constexpr auto enum_names(Drop) {
+  return std::array<std::string_view, 4>{"none", "order", "score", "random"};
 }
 
 /// For ops with no attributes.
@@ -49,18 +56,19 @@ struct NoAttrs {
 // ---- @load ----
 
 struct CheckpointAttrs {
-  std::string tensor;   // name in the checkpoint; '*' is replaced by 0..stack-1
-  int64_t stack = 0;    // 0: one tensor as it is; n: n tensors stacked on a new first axis
+  std::string tensor;  // name in the checkpoint; '*' is replaced by 0..stack-1
+  int64_t stack = 0;   // 0: one tensor as it is; n: n tensors stacked on a new first axis
   DType dtype = DType::bf16;
   std::vector<Dim> shape;  // of the result, the stacked axis included
   static constexpr auto fields() {
-    return std::tuple{Field{"tensor", &CheckpointAttrs::tensor}, Field{"stack", &CheckpointAttrs::stack},
-                      Field{"dtype", &CheckpointAttrs::dtype}, Field{"shape", &CheckpointAttrs::shape}};
+    return std::tuple{
+        Field{"tensor", &CheckpointAttrs::tensor}, Field{"stack", &CheckpointAttrs::stack},
+        Field{"dtype", &CheckpointAttrs::dtype}, Field{"shape", &CheckpointAttrs::shape}};
   }
   bool operator==(const CheckpointAttrs&) const = default;
 };
 
-struct DummyAttrs {       // --dummy-weights: normal numbers from a counter-based generator
+struct DummyAttrs {  // --dummy-weights: normal numbers from a counter-based generator
   int64_t seed = 0;
   double mean = 0;
   double stddev = 0.02;
@@ -114,11 +122,13 @@ struct EmbeddingAttrs {
   bool operator==(const EmbeddingAttrs&) const = default;
 };
 
-/// Shared by linear, routed_linear and grouped_linear. The epilogue is an Expr over `acc` (or `gate` and `up` with
-/// glu) and the extra operands, named x0, x1, ... in operand order; empty means the accumulator itself.
+/// Shared by linear, routed_linear and grouped_linear. The epilogue is an Expr over `acc` (or
+/// `gate` and `up` with glu) and the extra operands, named x0, x1, ... in operand order; empty
+/// means the accumulator itself.
 struct LinearAttrs {
   std::string epilogue;
-  bool glu = false;        // the weight's first N/2 rows are `gate`, the rest `up`; the result has N/2 columns
+  bool glu =
+      false;  // the weight's first N/2 rows are `gate`, the rest `up`; the result has N/2 columns
   DType out = DType::bf16;
   static constexpr auto fields() {
     return std::tuple{Field{"epilogue", &LinearAttrs::epilogue}, Field{"glu", &LinearAttrs::glu},
@@ -131,12 +141,13 @@ struct GroupedLinearAttrs {
   std::string epilogue;
   bool glu = false;
   DType out = DType::bf16;
-  int64_t gather = 0;      // k > 0: sorted row r reads x[rows[r] / k]; 0: x is already in sorted order
-  bool scatter = false;    // sorted row r is written to rows[r]; otherwise to r
+  int64_t gather = 0;  // k > 0: sorted row r reads x[rows[r] / k]; 0: x is already in sorted order
+  bool scatter = false;  // sorted row r is written to rows[r]; otherwise to r
   static constexpr auto fields() {
-    return std::tuple{Field{"epilogue", &GroupedLinearAttrs::epilogue}, Field{"glu", &GroupedLinearAttrs::glu},
-                      Field{"out", &GroupedLinearAttrs::out}, Field{"gather", &GroupedLinearAttrs::gather},
-                      Field{"scatter", &GroupedLinearAttrs::scatter}};
+    return std::tuple{
+        Field{"epilogue", &GroupedLinearAttrs::epilogue}, Field{"glu", &GroupedLinearAttrs::glu},
+        Field{"out", &GroupedLinearAttrs::out}, Field{"gather", &GroupedLinearAttrs::gather},
+        Field{"scatter", &GroupedLinearAttrs::scatter}};
   }
   bool operator==(const GroupedLinearAttrs&) const = default;
 };
@@ -181,7 +192,8 @@ struct RopeAttrs {
   bool interleaved = false;  // pairs (2i, 2i+1) instead of (i, i + rotary/2)
   double scale = 1;          // multiplies cos and sin (YaRN's attention factor)
   static constexpr auto fields() {
-    return std::tuple{Field{"interleaved", &RopeAttrs::interleaved}, Field{"scale", &RopeAttrs::scale}};
+    return std::tuple{Field{"interleaved", &RopeAttrs::interleaved},
+                      Field{"scale", &RopeAttrs::scale}};
   }
   bool operator==(const RopeAttrs&) const = default;
 };
@@ -190,52 +202,97 @@ struct RopeAppendAttrs {
   int64_t heads = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
-  HeadNorm norm = HeadNorm::none;  // RMS norm of q and k before rotation, over a head or the full width
+  HeadNorm norm =
+      HeadNorm::none;  // RMS norm of q and k before rotation, over a head or the full width
   double eps = 1e-5;
   bool plus_one = false;
   bool interleaved = false;
   double scale = 1;
   static constexpr auto fields() {
     using A = RopeAppendAttrs;
-    return std::tuple{Field{"heads", &A::heads}, Field{"kv_heads", &A::kv_heads},
-                      Field{"head_dim", &A::head_dim}, Field{"norm", &A::norm}, Field{"eps", &A::eps},
-                      Field{"plus_one", &A::plus_one}, Field{"interleaved", &A::interleaved},
+    return std::tuple{Field{"heads", &A::heads},
+                      Field{"kv_heads", &A::kv_heads},
+                      Field{"head_dim", &A::head_dim},
+                      Field{"norm", &A::norm},
+                      Field{"eps", &A::eps},
+                      Field{"plus_one", &A::plus_one},
+                      Field{"interleaved", &A::interleaved},
                       Field{"scale", &A::scale}};
   }
   bool operator==(const RopeAppendAttrs&) const = default;
 };
 
 struct AttentionAttrs {
-  double scale = 1;      // multiplies q . k
-  int64_t window = 0;    // > 0: key j is visible to query i if i - window < j <= i
-  int64_t chunk = 0;     // > 0: only keys of the same chunk of positions (Llama 4)
-  double softcap = 0;    // > 0: softcap * tanh(score / softcap)
+  double scale = 1;    // multiplies q . k
+  int64_t window = 0;  // > 0: key j is visible to query i if i - window < j <= i
+  int64_t chunk = 0;   // > 0: only keys of the same chunk of positions (Llama 4)
+  double softcap = 0;  // > 0: softcap * tanh(score / softcap)
   static constexpr auto fields() {
     using A = AttentionAttrs;
-    return std::tuple{Field{"scale", &A::scale}, Field{"window", &A::window}, Field{"chunk", &A::chunk},
-                      Field{"softcap", &A::softcap}};
+    return std::tuple{Field{"scale", &A::scale}, Field{"window", &A::window},
+                      Field{"chunk", &A::chunk}, Field{"softcap", &A::softcap}};
   }
   bool operator==(const AttentionAttrs&) const = default;
 };
 
-/// The router, from logits to weights and expert ids. Everything in float32; ties go to the lowest expert id.
-///   score = function(logits); choose = score + selection_bias; groups, then the k largest of `choose`;
-///   w = score of the chosen (with `identity` and RouteNorm::softmax: softmax over the chosen logits);
-///   RouteNorm::sum: w / (sum(w) + norm_eps); finally w * scale.
+/// Every token sees all tokens of its sequence that are in the batch: no state.
+struct EncoderAttentionAttrs {
+  double scale = 1;  // multiplies q . k
+  static constexpr auto fields() {
+    return std::tuple{Field{"scale", &EncoderAttentionAttrs::scale}};
+  }
+  bool operator==(const EncoderAttentionAttrs&) const = default;
+};
+
+/// The router, from logits to weights and expert ids. Everything in float32; ties go to the lowest
+/// expert id.
+///   score = function(logits); choose = score + selection_bias; groups, then the k largest of
+///   `choose`; w = score of the chosen (with `identity` and RouteNorm::softmax: softmax over the
+///   chosen logits); RouteNorm::sum: w / max(sum(w) + norm_eps, norm_min); finally w * scale.
+/// ScoreFunction::sparse_mixer (Phi-3.5-MoE) chooses one after another: the j-th is the largest of
+/// the logits not yet chosen, top; its weight is its softmax among those logits x, not yet chosen,
+/// for which (top - x) / max(|x|, top) <= jitter.
 struct TopkGateAttrs {
   int64_t k = 1;
   ScoreFunction score = ScoreFunction::softmax;
   RouteNorm norm = RouteNorm::none;
   double norm_eps = 0;
+  double norm_min = 0;
   double scale = 1;
-  int64_t groups = 1;        // experts in equal groups; only the best keep_groups groups take part
+  double jitter = 0;   // sparse_mixer
+  int64_t groups = 1;  // experts in equal groups; only the best keep_groups groups take part
   int64_t keep_groups = 1;
   GroupScore group_score = GroupScore::max;
+  // DeepSpeed's capacity: an expert keeps max(min_capacity, ceil(T / E * k * capacity_factor))
+  // routes of a step of T tokens, computed in float32; the others get id -1 and weight 0, and
+  // RouteNorm::sum is over what is left. Who stays: `order`: all first choices in token order, then
+  // the second ones (k <= 2; else token order); `score`: the highest scores, then token order;
+  // `random`: by a number made from seed, token and expert. sample_second (k = 2): the second expert
+  // is chosen by logit plus Gumbel noise from the same numbers.
+  Drop drop = Drop::none;
+  double capacity_factor = 0;
+  int64_t min_capacity = 0;
+  bool sample_second = false;
+  int64_t seed = 0;
+  /// True if a route's fate depends on the other tokens of the step, or on chance.
+  bool depends_on_batch() const { return drop != Drop::none || sample_second; }
   static constexpr auto fields() {
     using A = TopkGateAttrs;
-    return std::tuple{Field{"k", &A::k}, Field{"score", &A::score}, Field{"norm", &A::norm},
-                      Field{"norm_eps", &A::norm_eps}, Field{"scale", &A::scale}, Field{"groups", &A::groups},
-                      Field{"keep_groups", &A::keep_groups}, Field{"group_score", &A::group_score}};
+    return std::tuple{Field{"k", &A::k},
+                      Field{"score", &A::score},
+                      Field{"norm", &A::norm},
+                      Field{"norm_eps", &A::norm_eps},
+                      Field{"norm_min", &A::norm_min},
+                      Field{"scale", &A::scale},
+                      Field{"jitter", &A::jitter},
+                      Field{"groups", &A::groups},
+                      Field{"keep_groups", &A::keep_groups},
+                      Field{"group_score", &A::group_score},
+                      Field{"drop", &A::drop},
+                      Field{"capacity_factor", &A::capacity_factor},
+                      Field{"min_capacity", &A::min_capacity},
+                      Field{"sample_second", &A::sample_second},
+                      Field{"seed", &A::seed}};
   }
   bool operator==(const TopkGateAttrs&) const = default;
 };
@@ -245,8 +302,9 @@ struct NormGateAttrs : TopkGateAttrs {
   double eps = 1e-5;
   bool plus_one = false;
   static constexpr auto fields() {
-    return std::tuple_cat(TopkGateAttrs::fields(), std::tuple{Field{"eps", &NormGateAttrs::eps},
-                                                              Field{"plus_one", &NormGateAttrs::plus_one}});
+    return std::tuple_cat(
+        TopkGateAttrs::fields(),
+        std::tuple{Field{"eps", &NormGateAttrs::eps}, Field{"plus_one", &NormGateAttrs::plus_one}});
   }
   bool operator==(const NormGateAttrs&) const = default;
 };

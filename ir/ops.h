@@ -45,7 +45,9 @@ namespace shunt::ir {
   X(rope_append,    RopeAppendAttrs)    /* (qkv[T,(q+2kv)*D], positions, inv_freq|none, q_norm|none, k_norm|none,   \
                                             seq_starts, block_tables, @k, @v) -> q[T, heads, D]                  */ \
   X(attention,      AttentionAttrs)     /* (q[T, heads, D], seq_starts, kv_lens, block_tables, @k, @v,              \
-                                            sinks[heads]|none) -> [T, heads*Dv]                                  */ \
+                                            sinks[heads]|none, slopes[heads]|none) -> [T, heads*Dv]: slopes      \
+                                            (ALiBi) add slope * (key - query position) to a score                */ \
+  X(encoder_attention, EncoderAttentionAttrs) /* (q[T,heads,D], k[T,h,D], v[T,h,Dv], seq_starts) -> [T, heads*Dv] */ \
   X(topk_gate,      TopkGateAttrs)      /* (logits f32[T, E], selection_bias[E]|none, forced i32[T, k]|none)        \
                                             -> w f32[T, k], ids i32[T, k]                                        */ \
   X(norm_gate,      NormGateAttrs)      /* (x[T,H], y[T,H]|none, norm_w[H], router[E,H], router_bias[E]|none,       \
@@ -71,7 +73,7 @@ enum class OpKind : uint8_t {
 /// Every attribute type once.
 using Attrs = std::variant<NoAttrs, CheckpointAttrs, DummyAttrs, ConstantAttrs, AxisAttrs, SliceAttrs,
                            ReshapeAttrs, EmbeddingAttrs, PointwiseAttrs, GluAttrs, NormAttrs, AddNormAttrs,
-                           LinearAttrs, RopeAttrs, RopeAppendAttrs, AttentionAttrs, TopkGateAttrs, NormGateAttrs,
+                           LinearAttrs, RopeAttrs, RopeAppendAttrs, AttentionAttrs, EncoderAttentionAttrs, TopkGateAttrs, NormGateAttrs,
                            RouteSortAttrs, GroupedLinearAttrs>;
 
 struct Op;

@@ -48,9 +48,24 @@ void cut(const ReadJob& job, std::vector<Tile>& tiles) {
   }
 }
 
+/// The tile's bytes from the file where the elements of a row are not adjacent, packed, to `out`.
+void gather_strided(const Tile& t, const FileReader& file, std::byte* out) {
+  const Read& r = *t.job->read;
+  const int64_t e = r.element_bytes, n = t.bytes / e;
+  std::vector<std::byte> span(static_cast<size_t>((n - 1) * r.from_stride + e));
+  for (int64_t i = 0; i < t.rows; ++i) {
+    const int64_t row = r.from_offset + (t.row + i) * r.from_pitch;
+    file.read(row + t.begin / e * r.from_stride, span);
+    for (int64_t c = 0; c < n; ++c)
+      std::memcpy(out + i * t.bytes + c * e, span.data() + c * r.from_stride,
+                  static_cast<size_t>(e));
+  }
+}
+
 /// The tile's bytes from the file, rows packed, to `out`.
 void gather(const Tile& t, const FileReader& file, std::byte* out) {
   const Read& r = *t.job->read;
+  if (r.from_stride != 0 && r.from_stride != r.element_bytes) return gather_strided(t, file, out);
   const int64_t from = r.from_offset + t.row * r.from_pitch + t.begin;
   if (t.rows == 1 || (r.from_pitch == r.row_bytes && t.bytes == r.row_bytes)) {
     return file.read(from, {out, static_cast<size_t>(t.rows * t.bytes)});
@@ -93,7 +108,7 @@ Place place_of(const Tile& t) {
     return {t.job->to + t.row * r.to_pitch + t.begin, r.to_pitch, t.rows, t.bytes};
   const int64_t e =
       r.element_bytes;  // element (row, c) of the file is element (c, row) of the parameter
-  return {t.job->to + (t.begin / e * r.rows + t.row) * e, r.rows * e, t.bytes / e, t.rows * e};
+  return {t.job->to + t.begin / e * r.to_pitch + t.row * e, r.to_pitch, t.bytes / e, t.rows * e};
 }
 
 /// One thread's way of bringing tiles to their places.

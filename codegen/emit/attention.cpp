@@ -14,7 +14,7 @@ constexpr int64_t kThreads = 128;
 
 /// The op's operands and sizes by name.
 struct Attention {
-  const ir::Value *q, *seq_starts, *kv_lens, *tables, *k, *v, *sinks, *out;
+  const ir::Value *q, *seq_starts, *kv_lens, *tables, *k, *v, *sinks, *slopes, *out;
   int64_t heads, kv_heads, dim, dim_v, table_cols;
   Dim tokens, sequences;
 
@@ -26,6 +26,7 @@ struct Attention {
         k(op.operand(4)),
         v(op.operand(5)),
         sinks(op.operand(6)),
+        slopes(op.operand(7)),
         out(op.result()),
         heads(q->type.shape[1].constant()),
         kv_heads(k->type.shape[0].constant()),
@@ -36,10 +37,10 @@ struct Attention {
         sequences(tables->type.shape[0]) {}
 
   int64_t group() const { return heads / kv_heads; }
-  /// q, k and v in one 16-bit type, in heads that 16-wide fragments divide.
+  /// q, k and v in one 16-bit type and without slopes, in heads that 16-wide fragments divide.
   bool fits_tensor_cores() const {
     const DType e = q->type.dtype;
-    return is_half(e) && k->type.dtype == e && v->type.dtype == e && out->type.dtype == e &&
+    return slopes == nullptr && is_half(e) && k->type.dtype == e && v->type.dtype == e && out->type.dtype == e &&
            dim % 16 == 0 && dim_v % 16 == 0 && dim <= 256 && dim_v <= 256;
   }
 };
@@ -75,11 +76,13 @@ void emit_portable(const ir::Op& op, StepBuilder& steps) {
   launch.type("Q", a.q->type.dtype).type("K", a.k->type.dtype).type("V", a.v->type.dtype);
   launch.type("Out", a.out->type.dtype);
   add_config(op, a, launch, steps.context());
+  launch.type("Slope", a.slopes ? a.slopes->type.dtype : DType::f32);
+  launch.boolean("kHasSlopes", a.slopes != nullptr);
   launch.in("q", a.q)
       .in("seq_starts", a.seq_starts)
       .in("kv_lens", a.kv_lens)
       .in("block_tables", a.tables);
-  launch.in("k", a.k).in("v", a.v).in("sinks", a.sinks).out("out", a.out);
+  launch.in("k", a.k).in("v", a.v).in("sinks", a.sinks).in("slopes", a.slopes).out("out", a.out);
   launch.size("T", a.tokens).size("S", a.sequences);
   launch.launch({DimExpr(a.tokens), DimExpr(a.heads), DimExpr(1)}, kThreads);
 }

@@ -83,6 +83,7 @@ void emit_attention(const Op& op, StepBuilder& b) {
   HostArgs args(b);
   for (size_t i = 0; i < 6; ++i) args.value(op.operand(i));
   args.weight(op.operand(6))
+      .weight(op.operand(7))
       .integer(q.shape[0])
       .integer(tables.shape[0])
       .integer(tables.shape[1])
@@ -99,6 +100,21 @@ void emit_attention(const Op& op, StepBuilder& b) {
       .call("attention");
 }
 
+void emit_encoder_attention(const Op& op, StepBuilder& b) {
+  const Type &q = op.operand(0)->type, &k = op.operand(1)->type;
+  HostArgs args(b);
+  for (const ir::Value* value : op.operands) args.value(value);
+  args.integer(q.shape[0])
+      .integer(op.operand(3)->type.shape[0] - 1)
+      .integer(q.shape[1])
+      .integer(k.shape[1])
+      .integer(q.shape[2])
+      .integer(op.operand(2)->type.shape[2])
+      .real(op.as<ir::EncoderAttentionAttrs>().scale)
+      .value(op.result())
+      .call("encoder_attention");
+}
+
 }  // namespace
 
 std::vector<KernelImpl> cpu_attention_kernels() {
@@ -107,6 +123,8 @@ std::vector<KernelImpl> cpu_attention_kernels() {
       {"kv_append.cpu", OpKind::kv_append, cpu_types, cpu_seconds, emit_kv_append},
       {"rope_append.cpu", OpKind::rope_append, cpu_types, cpu_seconds, emit_rope_append},
       {"attention.cpu", OpKind::attention, cpu_types, cpu_seconds, emit_attention},
+      {"encoder_attention.cpu", OpKind::encoder_attention, cpu_types, cpu_seconds,
+       emit_encoder_attention},
   };
 }
 

@@ -13,10 +13,16 @@ static_assert(static_cast<int>(HostScore::sqrt_softplus) ==
               static_cast<int>(ir::ScoreFunction::sqrt_softplus));
 static_assert(static_cast<int>(HostScore::identity) ==
               static_cast<int>(ir::ScoreFunction::identity));
+static_assert(static_cast<int>(HostScore::sparse_mixer) ==
+              static_cast<int>(ir::ScoreFunction::sparse_mixer));
 static_assert(static_cast<int>(HostRouteNorm::sum) == static_cast<int>(ir::RouteNorm::sum));
 static_assert(static_cast<int>(HostRouteNorm::softmax) == static_cast<int>(ir::RouteNorm::softmax));
 static_assert(static_cast<int>(HostGroupScore::top2_sum) ==
               static_cast<int>(ir::GroupScore::top2_sum));
+
+static_assert(static_cast<int>(HostDrop::order) == static_cast<int>(ir::Drop::order));
+static_assert(static_cast<int>(HostDrop::score) == static_cast<int>(ir::Drop::score));
+static_assert(static_cast<int>(HostDrop::random) == static_cast<int>(ir::Drop::random));
 
 /// From selection_bias to ids: the part that topk_gate and norm_gate share.
 void add_gate(HostArgs& args, const Op& op, const ir::TopkGateAttrs& a, size_t bias,
@@ -29,7 +35,9 @@ void add_gate(HostArgs& args, const Op& op, const ir::TopkGateAttrs& a, size_t b
       .integer(static_cast<int64_t>(a.score))
       .integer(static_cast<int64_t>(a.norm))
       .real(a.norm_eps)
+      .real(a.norm_min)
       .real(a.scale)
+      .real(a.jitter)
       .integer(a.groups)
       .integer(a.keep_groups)
       .integer(static_cast<int64_t>(a.group_score))
@@ -40,7 +48,13 @@ void add_gate(HostArgs& args, const Op& op, const ir::TopkGateAttrs& a, size_t b
 void emit_topk_gate(const Op& op, StepBuilder& b) {
   HostArgs args(b);
   args.value(op.operand(0));
-  add_gate(args, op, op.as<ir::TopkGateAttrs>(), 1, op.operand(0)->type, 0);
+  const auto& a = op.as<ir::TopkGateAttrs>();
+  add_gate(args, op, a, 1, op.operand(0)->type, 0);
+  args.integer(static_cast<int64_t>(a.drop))
+      .real(a.capacity_factor * static_cast<double>(a.k))
+      .integer(a.min_capacity)
+      .flag(a.sample_second)
+      .integer(a.seed);
   args.call("topk_gate");
 }
 

@@ -15,7 +15,8 @@ void add_gate_config(LaunchBuilder& launch, const ir::TopkGateAttrs& a, int64_t 
   launch.number("kExperts", experts).number("kTop", a.k);
   launch.number("kScore", static_cast<int64_t>(a.score))
       .number("kRouteNorm", static_cast<int64_t>(a.norm));
-  launch.real("kNormEps", a.norm_eps).real("kRouteScale", a.scale);
+  launch.real("kNormEps", a.norm_eps).real("kNormMin", a.norm_min);
+  launch.real("kRouteScale", a.scale).real("kJitter", a.jitter);
   launch.number("kGroups", a.groups).number("kKeepGroups", a.keep_groups);
   launch.boolean("kGroupTop2", a.group_score == ir::GroupScore::top2_sum);
   launch.boolean("kHasSelectionBias", selection_bias != nullptr)
@@ -34,7 +35,8 @@ constexpr int64_t kMaxExperts = 1024, kMaxTop = 32;
 bool supports_topk_gate(const ir::Op& op, const Context& context) {
   return is_cuda(context) && has_plain_types(op) &&
          op.operand(0)->type.last().constant() <= kMaxExperts &&
-         op.as<ir::TopkGateAttrs>().k <= kMaxTop;
+         op.as<ir::TopkGateAttrs>().k <= kMaxTop &&
+         !op.as<ir::TopkGateAttrs>().depends_on_batch();  // cpu only so far
 }
 
 double seconds_topk_gate(const ir::Op& op, const Context& context) {

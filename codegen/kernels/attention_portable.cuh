@@ -1,7 +1,7 @@
 // attention for any head size and element type: a block of four warps a (token, head). Each warp
 // takes every fourth group of keys with a softmax of its own; the warps are merged at the end.
 //
-// Config: Q, K, V, Sink, Out, kHeads, kKvHeads, kDim, kDimV, kPageSize, kTableCols, kThreads (128),
+// Config: Q, K, V, Sink, Slope, Out, kHasSlopes, kHeads, kKvHeads, kDim, kDimV, kPageSize, kTableCols, kThreads (128),
 // and those of attention_common.cuh.
 #pragma once
 
@@ -14,6 +14,7 @@ __device__ __forceinline__ void attention_portable(const typename C::Q* q, const
                                                    const int* kv_lens, const int* block_tables,
                                                    const typename C::K* k, const typename C::V* v,
                                                    const typename C::Sink* sinks,
+                                                   const typename C::Slope* slopes,
                                                    typename C::Out* out, int T, const int* true_T,
                                                    int S, const int* true_S) {
   using namespace attention;
@@ -38,6 +39,8 @@ __device__ __forceinline__ void attention_portable(const typename C::Q* q, const
     query[i] =
         d < C::kDim ? to_float(q[(static_cast<int64>(token) * C::kHeads + head) * C::kDim + d]) : 0;
   }
+  float slope = 0;  // in units of log 2, as the scores are
+  if constexpr (C::kHasSlopes) slope = to_float(slopes[head]) * kLog2E;
   float maximum = minus_infinity(), sum = 0, acc[kPerV] = {};
   for (int key0 = first_key<C>(position) + warp * kKeys; key0 <= position; key0 += kWarps * kKeys) {
     float s[kKeys];
@@ -56,6 +59,7 @@ __device__ __forceinline__ void attention_portable(const typename C::Q* q, const
 #pragma unroll
     for (int j = 0; j < kKeys; ++j) {
       s[j] = score<C>(warp_sum(s[j]));
+      if constexpr (C::kHasSlopes) s[j] += slope * static_cast<float>(key0 + j - position);
       if (key0 + j > position) s[j] = minus_infinity();
       top = ::fmaxf(top, s[j]);
     }

@@ -2,7 +2,7 @@
 // router matmul). Everything in float32; equal scores go to the lowest expert.
 //
 // Config of gate_row: SelectionBias, kExperts, kTop (at most 32), kScore (ir::ScoreFunction),
-// kRouteNorm (ir::RouteNorm), kNormEps, kRouteScale, kGroups, kKeepGroups, kGroupTop2,
+// kRouteNorm (ir::RouteNorm), kNormEps, kNormMin, kRouteScale, kJitter, kGroups, kKeepGroups, kGroupTop2,
 // kHasSelectionBias, kHasForced.
 #pragma once
 
@@ -14,7 +14,7 @@ namespace shunt {
 
 namespace gate {
 
-enum Score { kSoftmax = 0, kSigmoid = 1, kSqrtSoftplus = 2, kIdentity = 3 };
+enum Score { kSoftmax = 0, kSigmoid = 1, kSqrtSoftplus = 2, kIdentity = 3, kSparseMixer = 4 };
 enum RouteNorm { kNone = 0, kSum = 1, kSoftmaxOfChosen = 2 };
 
 /// Unsigned integers in the order of the floats; -0 and +0 are one.
@@ -65,6 +65,12 @@ __device__ __forceinline__ void scores(const float* logits, float (&score)[kPerL
       score[i] = ::sqrtf(::fmaxf(score[i], 0.0f) + ::log1pf(::expf(-::fabsf(score[i]))));
     }
   }
+}
+
+/// True if the sparse mixer counts a logit beside the largest one left.
+template <class C>
+__device__ __forceinline__ bool is_near(float logit, float top) {
+  return !((top - logit) / ::fmaxf(::fabsf(logit), top) > C::kJitter);
 }
 
 /// Masks the experts outside the best kKeepGroups groups with minus infinity.
@@ -156,11 +162,32 @@ __device__ __forceinline__ void gate_row(const float* logits, const typename C::
       id = static_cast<int>(
           __reduce_min_sync(kFullWarp, best == top ? static_cast<uint32>(best_id) : 0x7fffffffu));
     }
+    float top_score = 0, near_sum = 0;
+    if constexpr (C::kScore == kSparseMixer) {
+      // The softmax runs over what is left and near to the largest of it.
+      top_score = __uint_as_float(0xff800000u);
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) {
+        if (key[i] != 0) top_score = ::fmaxf(top_score, score[i]);
+      }
+      top_score = warp_max(top_score);
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) {
+        if (key[i] != 0 && is_near<C>(score[i], top_score)) {
+          near_sum += ::expf(score[i] - top_score);
+        }
+      }
+      near_sum = warp_sum(near_sum);
+    }
     float value = 0;
 #pragma unroll
     for (int i = 0; i < kPer; ++i) {
       if (i * 32 + lane == id) {
         value = score[i];
+        if constexpr (C::kScore == kSparseMixer) {
+          const bool counts = key[i] != 0 && is_near<C>(score[i], top_score);
+          value = counts ? ::expf(score[i] - top_score) / near_sum : 0.0f;
+        }
         key[i] = 0;
       }
     }
@@ -173,7 +200,7 @@ __device__ __forceinline__ void gate_row(const float* logits, const typename C::
 
   const bool mine = lane < C::kTop && my_id >= 0;  // a forced id may be -1
   if constexpr (C::kRouteNorm == kSum) {
-    my_weight /= warp_sum(mine ? my_weight : 0.0f) + C::kNormEps;
+    my_weight /= ::fmaxf(warp_sum(mine ? my_weight : 0.0f) + C::kNormEps, C::kNormMin);
   } else if constexpr (C::kRouteNorm == kSoftmaxOfChosen) {
     const float top = warp_max(mine ? my_weight : __uint_as_float(0xff800000u));
     my_weight = mine ? ::expf(my_weight - top) : 0.0f;

@@ -179,6 +179,22 @@ std::vector<int64_t> Config::integers(Keys keys) const {
   return out;
 }
 
+std::vector<double> Config::numbers(Keys keys) const {
+  const auto [value, key] = find(keys);
+  if (value == nullptr) return {};
+  if (!value->is_array())
+    fail(key, fmt::format("expected a list of numbers, found {}", kind_of(*value)));
+  if (value->size() > kMaxListLength)
+    fail(key, fmt::format("a list of {} entries is too long", value->size()));
+  std::vector<double> out;
+  for (const json& entry : *value) {
+    if (!entry.is_number())
+      fail(key, fmt::format("expected a list of numbers, found {}", kind_of(entry)));
+    out.push_back(entry.get<double>());
+  }
+  return out;
+}
+
 std::vector<std::string> Config::texts(Keys keys) const {
   const auto [value, key] = find(keys);
   if (value == nullptr) return {};
@@ -191,6 +207,29 @@ std::vector<std::string> Config::texts(Keys keys) const {
     if (!entry.is_string())
       fail(key, fmt::format("expected a list of strings, found {}", kind_of(entry)));
     out.push_back(entry.get<std::string>());
+  }
+  return out;
+}
+
+std::vector<std::string> Config::repeated_texts(const char* key) const {
+  const auto [value, spelling] = find({key});
+  std::vector<std::string> out;
+  if (value == nullptr) return out;
+  const auto require_that = [&](bool ok) {
+    if (!ok) fail(key, "is not a list of [list of strings, count] pairs");
+  };
+  require_that(value->is_array());
+  for (const json& entry : *value) {
+    require_that(entry.is_array() && entry.size() == 2 && entry[0].is_array() &&
+                 entry[1].is_number_unsigned());
+    const auto count = entry[1].get<uint64_t>();
+    require_that(count <= kMaxLayers && entry[0].size() <= kMaxLayers);
+    for (uint64_t i = 0; i < count; ++i) {
+      for (const json& name : entry[0]) {
+        require_that(name.is_string() && out.size() < kMaxListLength);
+        out.push_back(name.get<std::string>());
+      }
+    }
   }
   return out;
 }

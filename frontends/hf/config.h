@@ -59,7 +59,10 @@ class Config {
   std::string text_or(Keys keys, std::string fallback) const;
   /// An integer or a list of integers; empty if absent.
   std::vector<int64_t> integers(Keys keys) const;
+  std::vector<double> numbers(Keys keys) const;
   std::vector<std::string> texts(Keys keys) const;
+  /// [[["a", "b"], 2], ...]: the names of each list, so many times over. Empty if absent.
+  std::vector<std::string> repeated_texts(const char* key) const;
   /// A nested object, read through the same getters; its keys are subject to finish() too.
   std::optional<Config> object(const char* key) const;
 

@@ -9,9 +9,39 @@ namespace shunt::hf {
 
 // clang-format off
 #define SHUNT_HF_FAMILIES(X) \
-  X(llama)     \
-  X(mixtral)   \
-  X(olmoe)     \
+  X(bert)             \
+  X(bloom)            \
+  X(dbrx)             \
+  X(deepseek_v2)      \
+  X(deepseek_v3)      \
+  X(distilbert)       \
+  X(dots1)            \
+  X(ernie4_5_moe)     \
+  X(falcon)           \
+  X(flex_olmo)        \
+  X(gemma2)           \
+  X(glm4_moe)         \
+  X(gpt2)             \
+  X(gpt_neo)          \
+  X(gpt_neox)         \
+  X(gpt_oss)          \
+  X(gptj)             \
+  X(granitemoe)       \
+  X(granitemoeshared) \
+  X(hunyuan_v1_moe)   \
+  X(llama)            \
+  X(llama4_text)      \
+  X(minimax_m2)       \
+  X(mistral)          \
+  X(mixtral)          \
+  X(olmoe)            \
+  X(opt)              \
+  X(phi)              \
+  X(phi3)             \
+  X(phimoe)           \
+  X(qwen2)            \
+  X(qwen2_moe)        \
+  X(qwen3)            \
   X(qwen3_moe)
 // clang-format on
 

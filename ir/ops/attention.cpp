@@ -125,10 +125,10 @@ Cost cost_rope_append(const Op& op) {
 
 // C1 q is a real [T, heads, D]. C2 seq_starts are i32[S+1], block_tables i32[S, B]. C3 kv_lens are
 // i32[S]. C4 the rows of @k are real [kv_heads, D], of @v [kv_heads, Dv]; kv_heads divides heads.
-// C5 sinks are real [heads]. C6 scale is finite; window, chunk and softcap are not negative.
+// C5 sinks and slopes are real [heads]. C6 scale is finite; window, chunk and softcap are not negative.
 std::vector<Type> infer_attention(const Op& op) {
   const auto& a = op.as<AttentionAttrs>();
-  check_operands(op, {"q", "seq_starts", "kv_lens", "block_tables", "@k", "@v", "sinks?"});
+  check_operands(op, {"q", "seq_starts", "kv_lens", "block_tables", "@k", "@v", "sinks?", "slopes?"});
   const Type& q = type_of(op, 0);
   SHUNT_RULE(1, is_real(q, 3) && q.shape[1].is_constant() && q.shape[2].is_constant(),
              "q {} is not a float [T, heads, D]", str(q));
@@ -148,6 +148,8 @@ std::vector<Type> infer_attention(const Op& op) {
   check_rows(op, 4, 5, k.shape[0], v.last());
   SHUNT_RULE(5, !has(op, 6) || is_vector(type_of(op, 6), heads), "sinks {} are not float [{}]",
              str(type_of(op, 6)), heads);
+  SHUNT_RULE(5, !has(op, 7) || is_vector(type_of(op, 7), heads), "slopes {} are not float [{}]",
+             str(type_of(op, 7)), heads);
   SHUNT_RULE(6,
              std::isfinite(a.scale) && a.window >= 0 && a.chunk >= 0 && std::isfinite(a.softcap) &&
                  a.softcap >= 0,
@@ -164,6 +166,30 @@ Cost cost_attention(const Op& op) {
   const Type& q = type_of(op, 0);
   return {io_bytes(op) + rows * (row_bytes(op, 4) + row_bytes(op, 5)),
           (q.elements() + op.result()->type.elements()) * context * 2};
+}
+
+
+// C1 q, k and v are real [T, heads, D], [T, kv_heads, D] and [T, kv_heads, Dv]; kv_heads divides
+// heads. C2 seq_starts are i32[S+1]. C3 scale is finite.
+std::vector<Type> infer_encoder_attention(const Op& op) {
+  check_operands(op, {"q", "k", "v", "seq_starts"});
+  const Type &q = type_of(op, 0), &k = type_of(op, 1), &v = type_of(op, 2);
+  const auto sized = [](const Type& t) {
+    return is_real(t, 3) && t.shape[1].is_constant() && t.shape[2].is_constant();
+  };
+  const bool fits = sized(q) && sized(k) && sized(v) && q.shape[0] == k.shape[0] &&
+                    q.shape[0] == v.shape[0] && q.last() == k.last() && k.shape[1] == v.shape[1] &&
+                    k.shape[1].constant() > 0 &&
+                    q.shape[1].constant() % k.shape[1].constant() == 0;
+  SHUNT_RULE(1, fits, "q {}, k {} and v {} are not float [T, heads, D]", str(q), str(k), str(v));
+  SHUNT_RULE(2, is_i32(type_of(op, 3), 1), "seq_starts {} are not i32[S+1]", str(type_of(op, 3)));
+  SHUNT_RULE(3, std::isfinite(op.as<EncoderAttentionAttrs>().scale), "scale = {}",
+             op.as<EncoderAttentionAttrs>().scale);
+  return {{q.dtype, {q.shape[0], q.shape[1] * v.last().constant()}}};
+}
+/// As if all tokens were of one sequence of kPageRows tokens: how they are cut no Dim expresses.
+Cost cost_encoder_attention(const Op& op) {
+  return {io_bytes(op), (type_of(op, 0).elements() + op.result()->type.elements()) * (2 * kPageRows)};
 }
 
 }  // namespace shunt::ir

@@ -22,8 +22,39 @@ void check_router(const Op& op, int number, const TopkGateAttrs& a, int64_t expe
              "group_score = top2_sum with groups of {} expert", group);
   SHUNT_RULE(number, a.norm != RouteNorm::softmax || a.score == ScoreFunction::identity,
              "norm = softmax needs score = identity");
-  SHUNT_RULE(number, std::isfinite(a.norm_eps) && a.norm_eps >= 0 && std::isfinite(a.scale),
-             "norm_eps = {}, scale = {}", a.norm_eps, a.scale);
+  SHUNT_RULE(number,
+             std::isfinite(a.norm_eps) && a.norm_eps >= 0 && std::isfinite(a.norm_min) &&
+                 a.norm_min >= 0 && std::isfinite(a.scale),
+             "norm_eps = {}, norm_min = {}, scale = {}", a.norm_eps, a.norm_min, a.scale);
+  const bool mixer = a.score == ScoreFunction::sparse_mixer;
+  SHUNT_RULE(number, std::isfinite(a.jitter) && a.jitter >= 0 && (mixer || a.jitter == 0),
+             "jitter = {} with score = {}", a.jitter,
+             enum_names(a.score)[static_cast<size_t>(a.score)]);
+  SHUNT_RULE(number, !mixer || (a.norm == RouteNorm::none && a.groups == 1),
+             "score = sparse_mixer with groups = {} or a norm", a.groups);
+}
+
+/// Rule `number`: a sparse mixer has no selection bias.
+void check_mixer_bias(const Op& op, int number, const TopkGateAttrs& a, size_t i) {
+  SHUNT_RULE(number, a.score != ScoreFunction::sparse_mixer || !has(op, i),
+             "score = sparse_mixer with a selection_bias {}", str(type_of(op, i)));
+}
+
+/// Rule `number`: capacity, where the gate has one.
+void check_capacity(const Op& op, int number, const TopkGateAttrs& a) {
+  SHUNT_RULE(number,
+             std::isfinite(a.capacity_factor) && a.capacity_factor >= 0 &&
+                 a.capacity_factor <= 1e6 && a.min_capacity >= 0,
+             "capacity_factor = {}, min_capacity = {}", a.capacity_factor, a.min_capacity);
+  SHUNT_RULE(number, a.drop != Drop::none || (a.capacity_factor == 0 && a.min_capacity == 0),
+             "a capacity without drop");
+  SHUNT_RULE(number, !a.depends_on_batch() || a.norm != RouteNorm::softmax,
+             "drop or sample_second with norm = softmax");
+  SHUNT_RULE(number,
+             !a.depends_on_batch() || a.norm != RouteNorm::sum || a.norm_eps > 0 || a.norm_min > 0,
+             "drop with norm = sum may divide by 0: it needs norm_eps or norm_min");
+  SHUNT_RULE(number, !a.sample_second || (a.k == 2 && a.score == ScoreFunction::softmax),
+             "sample_second with k = {}, or a score that is not softmax", a.k);
 }
 
 /// Rule `number`: operand `i` is none or a real [E]; operand `i + 1` is none or i32[T, k].
@@ -68,7 +99,7 @@ constexpr int64_t kGateFlops = 20;  // a logit: score, and the passes of a small
 }  // namespace
 
 // C1 logits are f32[T, E], E a number. C2 k, groups, keep_groups, norm and scale fit E. C3
-// selection_bias is a real [E], forced i32[T, k].
+// selection_bias is a real [E], forced i32[T, k]. C4 capacity and drop fit k and norm.
 std::vector<Type> infer_topk_gate(const Op& op) {
   const auto& a = op.as<TopkGateAttrs>();
   check_operands(op, {"logits", "selection_bias?", "forced?"});
@@ -79,6 +110,8 @@ std::vector<Type> infer_topk_gate(const Op& op) {
   const int64_t experts = logits.last().constant();
   check_router(op, 2, a, experts);
   check_bias_and_forced(op, 3, 1, tokens, experts, a.k);
+  check_capacity(op, 4, a);
+  check_mixer_bias(op, 2, a, 1);
   return {{DType::f32, {tokens, a.k}}, {DType::i32, {tokens, a.k}}};
 }
 Cost cost_topk_gate(const Op& op) { return {io_bytes(op), type_of(op, 0).elements() * kGateFlops}; }
@@ -86,7 +119,7 @@ Cost cost_topk_gate(const Op& op) { return {io_bytes(op), type_of(op, 0).element
 // C1 x is a real [T, H]; y, where there is one, a real of the same shape. C2 k, groups,
 // keep_groups, norm and scale fit E. C3 selection_bias is a real [E], forced i32[T, k]. C4 norm_w
 // is a real [H]; eps is finite and not negative. C5 router is a real [E, H] of numbers, router_bias
-// a real [E].
+// a real [E]. C6 no capacity: it needs all tokens at once.
 std::vector<Type> infer_norm_gate(const Op& op) {
   const auto& a = op.as<NormGateAttrs>();
   check_operands(op, {"x", "y?", "norm_w", "router", "router_bias?", "selection_bias?", "forced?"});
@@ -105,6 +138,8 @@ std::vector<Type> infer_norm_gate(const Op& op) {
   check_router(op, 2, a, experts);
   const Dim& tokens = x.shape[0];
   check_bias_and_forced(op, 3, 5, tokens, experts, a.k);
+  SHUNT_RULE(6, !a.depends_on_batch(), "drop or sample_second; use topk_gate");
+  check_mixer_bias(op, 2, a, 5);
   return {x,
           x,
           {DType::f32, {tokens, experts}},

@@ -139,11 +139,13 @@ void attend(OpCall& call, const Sequences& sequences, int64_t s, int64_t first, 
   const int64_t heads = q.size(1), kv_heads = k.size(1), kv_head = head / (heads / kv_heads);
   std::vector<double> p;
   const Tensor* sinks = call.find(6);
+  const Tensor* slopes = call.find(7);
   double top = sinks != nullptr ? sinks->f[head] : -INFINITY;
   for (int64_t j = first; j <= last; ++j) {
     const float* key = k.row(sequences.state_row(s, j) * kv_heads + kv_head);
     double score = dot(q.row(t * heads + head), key, q.last()) * a.scale;
     if (a.softcap > 0) score = a.softcap * std::tanh(score / a.softcap);
+    if (slopes != nullptr) score += static_cast<double>(slopes->f[head]) * (j - last);
     p.push_back(score);
     top = std::max(top, score);
   }
@@ -178,6 +180,35 @@ void eval_attention(OpCall& call) {
       for (int64_t h = 0; h < heads; ++h) {
         attend(call, sequences, s, first, last, t, h, call.out().f.data() + (t * heads + h) * dv);
       }
+    }
+  }
+}
+
+void eval_encoder_attention(OpCall& call) {
+  const double scale = call.attrs<EncoderAttentionAttrs>().scale;
+  const Tensor &q = call.in(0), &k = call.in(1), &v = call.in(2), &starts = call.in(3);
+  const int64_t heads = q.size(1), kv_heads = k.size(1), d = q.last(), dv = v.last();
+  std::vector<double> p, mixed;
+  for (int64_t s = 0; s + 1 < starts.elements(); ++s) {
+    const int64_t begin = starts.i[s], end = starts.i[s + 1];
+    if (begin < 0 || end < begin || end > q.size(0)) {
+      user_error("seq_starts {}, {} of sequence {} with {} tokens", begin, end, s, q.size(0));
+    }
+    for (int64_t row = begin * heads; row < end * heads; ++row) {
+      const int64_t kv_head = row % heads / (heads / kv_heads);
+      p.clear();
+      double top = -INFINITY, sum = 0;
+      for (int64_t j = begin; j < end; ++j) {
+        p.push_back(dot(q.row(row), k.row(j * kv_heads + kv_head), d) * scale);
+        top = std::max(top, p.back());
+      }
+      for (double& x : p) sum += x = std::exp(x - top);
+      mixed.assign(static_cast<size_t>(dv), 0.0);
+      for (int64_t j = begin; j < end; ++j) {
+        const float* value = v.row(j * kv_heads + kv_head);
+        for (int64_t c = 0; c < dv; ++c) mixed[c] += p[j - begin] / sum * value[c];
+      }
+      std::copy(mixed.begin(), mixed.end(), call.out().f.data() + row * dv);
     }
   }
 }

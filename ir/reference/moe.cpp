@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "ir/reference/capacity.h"
 #include "ir/reference/math.h"
 #include "ir/reference/op_call.h"
 
@@ -55,10 +56,43 @@ void mask_groups(const TopkGateAttrs& a, std::vector<float>& choose) {
   }
 }
 
+/// The sparse mixer: see TopkGateAttrs. `forced` or nullptr.
+void mix_row(const TopkGateAttrs& a, const float* logits, int64_t experts, const int32_t* forced,
+             float* w, int32_t* ids) {
+  std::vector<bool> taken(static_cast<size_t>(experts), false);
+  for (int64_t j = 0; j < a.k; ++j) {
+    int64_t best = -1;
+    for (int64_t e = 0; e < experts; ++e) {
+      if (!taken[e] && (best < 0 || logits[e] > logits[best])) best = e;
+    }
+    const float top = logits[best];
+    const auto outside = [&](int64_t e) {
+      return (top - logits[e]) / std::max(std::abs(logits[e]), top) > static_cast<float>(a.jitter);
+    };
+    double sum = 0;
+    for (int64_t e = 0; e < experts; ++e) {
+      if (!taken[e] && !outside(e)) sum += std::exp(static_cast<double>(logits[e]) - top);
+    }
+    ids[j] = forced != nullptr ? forced[j] : static_cast<int32_t>(best);
+    if (ids[j] >= experts) user_error("forced expert id {} is outside [0, {})", ids[j], experts);
+    w[j] = 0;
+    if (ids[j] < 0) continue;
+    const int64_t id = ids[j];
+    if (!taken[id] && !outside(id)) {
+      w[j] = static_cast<float>(std::exp(static_cast<double>(logits[id]) - top) / sum * a.scale);
+    }
+    taken[id] = true;
+  }
+}
+
 }  // namespace
 
 void route_row(const TopkGateAttrs& a, const float* logits, int64_t experts, const float* bias,
                const int32_t* forced, float* w, int32_t* ids) {
+  if (a.score == ScoreFunction::sparse_mixer) {
+    const bool use = forced != nullptr && forced[0] >= 0;
+    return mix_row(a, logits, experts, use ? forced : nullptr, w, ids);
+  }
   const std::vector<float> score = scores(a.score, logits, experts);
   if (forced != nullptr && forced[0] >= 0) {
     std::copy_n(forced, a.k, ids);
@@ -80,20 +114,26 @@ void route_row(const TopkGateAttrs& a, const float* logits, int64_t experts, con
   for (int64_t j = 0; j < a.k; ++j) {
     if (ids[j] < 0) continue;
     double x = w[j];
-    if (a.norm == RouteNorm::sum) x /= sum + a.norm_eps;
+    if (a.norm == RouteNorm::sum) x /= std::max(sum + a.norm_eps, a.norm_min);
     if (a.norm == RouteNorm::softmax) x = std::exp(x - top) / exp_sum;
     w[j] = static_cast<float>(x * a.scale);
   }
 }
 
 void eval_topk_gate(OpCall& call) {
-  const auto& a = call.attrs<TopkGateAttrs>();
+  TopkGateAttrs a = call.attrs<TopkGateAttrs>();
+  const TopkGateAttrs whole = a;
+  if (whole.depends_on_batch()) a.norm = RouteNorm::none, a.scale = 1;
   const Tensor& logits = call.in(0);
   const float* bias = call.find(1) != nullptr ? call.in(1).row(0) : nullptr;
   for (int64_t t = 0; t < logits.size(0); ++t) {
     const int32_t* forced = call.find(2) != nullptr ? call.in(2).i.data() + t * a.k : nullptr;
     route_row(a, logits.row(t), logits.last(), bias, forced, call.out(0).row(t),
               call.out(1).i.data() + t * a.k);
+  }
+  if (whole.depends_on_batch()) {
+    drop_routes(whole, logits.size(0), logits.last(), logits.row(0), call.out(0).row(0),
+                call.out(1).i.data());
   }
 }
 

@@ -31,9 +31,12 @@ namespace shunt {
                        k_norm_dtype, seq_starts, block_tables, k_state, v_state, T, S, B, q, h, D, half,            \
                        page_size, norm, eps, plus_one, interleaved, scale, out[T,q,D]                            */ \
   X(attention)      /* q[T,heads,D], seq_starts, kv_lens, block_tables, k_state, v_state, sinks|null, sinks_dtype,  \
-                       T, S, B, heads, h, D, Dv, page_size, scale, window, chunk, softcap, out[T,heads*Dv]       */ \
+                       slopes|null, slopes_dtype, T, S, B, heads, h, D, Dv, page_size, scale, window, chunk, softcap, out[T,heads*Dv]       */ \
+  X(encoder_attention) /* q[T,heads,D], k[T,h,D], v[T,h,Dv], seq_starts, T, S, heads, h, D, Dv, scale,              \
+                       out[T,heads*Dv]                                                                              */ \
   X(topk_gate)      /* logits[T,E], selection_bias|null, bias_dtype, forced|null, T, E, k, score, norm, norm_eps,   \
-                       scale, groups, keep_groups, group_score, w[T,k], ids[T,k]                                 */ \
+                       norm_min, scale, jitter, groups, keep_groups, group_score, w[T,k], ids[T,k], drop, k * capacity_factor,        \
+                       min_capacity, sample_second, seed                                                         */ \
   X(norm_gate)      /* x[T,H], y|null, norm_w, norm_dtype, router[E,H], router_dtype, router_bias|null,             \
                        router_bias_dtype, T, H, eps, plus_one, sum[T,H], normed[T,H], logits[T,E], then the         \
                        arguments of topk_gate after its logits: selection_bias|null ... ids                      */ \
@@ -84,9 +87,10 @@ inline constexpr int kMaxHostOperands = 8;
 /// Values of the enum attributes, as the integers that host kernels take (the order of ir/attrs.h,
 /// which codegen asserts).
 enum class HostNorm : int { rms, layer };
-enum class HostScore : int { softmax, sigmoid, sqrt_softplus, identity };
+enum class HostScore : int { softmax, sigmoid, sqrt_softplus, identity, sparse_mixer };
 enum class HostRouteNorm : int { none, sum, softmax };
 enum class HostGroupScore : int { max, top2_sum };
 enum class HostHeadNorm : int { none, head, full };
+enum class HostDrop : int { none, order, score, random };
 
 }  // namespace shunt

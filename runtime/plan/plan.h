@@ -114,13 +114,14 @@ struct Constant {
 };
 
 /// Part of a checkpoint tensor into a parameter: `rows` runs of `row_bytes`, `from_pitch` apart in the file and
-/// `to_pitch` apart in memory. With `transpose_rows` > 0 the source is [transpose_rows, row elements] and is stored
-/// transposed (rows must then be transpose_rows, pitches dense).
+/// `to_pitch` apart in memory. With `transpose_rows` > 0 (then equal to rows) element (r, c) of the source goes to
+/// (c, r): `to_pitch` is then from one column of the source to the next.
 struct Read {
   int file = -1;            // index into plan.files
   std::string tensor;       // for messages
   int64_t from_offset = 0;  // bytes in the file
   int64_t from_pitch = 0;
+  int64_t from_stride = 0;  // from one element of a row to the next, bytes; 0: they are adjacent
   Arg to;                   // a weights buffer
   int64_t to_pitch = 0;
   int64_t rows = 1;

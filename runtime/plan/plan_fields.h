@@ -123,6 +123,7 @@ void describe(V& v, Read& r) {
   v("to_pitch", r.to_pitch);
   v("rows", r.rows);
   v("row_bytes", r.row_bytes);
+  v("from_stride", r.from_stride);
   v("transpose_rows", r.transpose_rows);
   v("element_bytes", r.element_bytes);
 }

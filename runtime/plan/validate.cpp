@@ -455,20 +455,27 @@ class Validator {
     if (e != 1 && e != 2 && e != 4 && e != 8) fail("element_bytes", "{} is not 1, 2, 4 or 8", e);
     if (r.row_bytes % e != 0)
       fail("row_bytes", "{} is no multiple of element_bytes {}", r.row_bytes, e);
+    if (r.from_stride != 0) in("from_stride", r.from_stride, e, kMaxBytes);
+    // Bytes of the file from the first to the last of a row.
+    const int64_t columns = r.row_bytes / e;
+    const int64_t span = r.from_stride == 0 || columns == 0
+                             ? r.row_bytes
+                             : product("from_stride", {columns - 1, r.from_stride}) + e;
     int64_t to_end = 0;
     if (r.transpose_rows != 0) {
-      if (r.transpose_rows != r.rows || r.from_pitch != r.row_bytes || r.to_pitch != r.rows * e) {
+      if (r.transpose_rows != r.rows || r.from_pitch < span || r.to_pitch < r.rows * e ||
+          r.to_pitch % e != 0) {
         fail("transpose_rows", "{} does not fit {} rows of {} bytes (pitches {} and {})",
              r.transpose_rows, r.rows, r.row_bytes, r.from_pitch, r.to_pitch);
       }
-      to_end = product("to", {r.rows, r.row_bytes});
+      to_end = columns == 0 ? 0 : product("to", {columns - 1, r.to_pitch}) + r.rows * e;
     } else {
-      in("from_pitch", r.from_pitch, r.row_bytes, kMaxBytes);
+      in("from_pitch", r.from_pitch, span, kMaxBytes);
       in("to_pitch", r.to_pitch, r.row_bytes, kMaxBytes);
       to_end = r.rows == 0 ? 0 : product("to", {r.rows - 1, r.to_pitch}) + r.row_bytes;
     }
     const int64_t from_end =
-        r.rows == 0 ? 0 : product("from_pitch", {r.rows - 1, r.from_pitch}) + r.row_bytes;
+        r.rows == 0 ? 0 : product("from_pitch", {r.rows - 1, r.from_pitch}) + span;
     const PlanFile& file = plan_.files[r.file];
     if (from_end > file.size - r.from_offset) {
       fail("from_offset", "tensor '{}' would be read up to byte {} of {}, which has {}", r.tensor,

@@ -10,6 +10,7 @@ struct Case {
   int heads, kv_heads, dim, dim_v;
   const char* attrs;
   bool sinks = false;
+  bool slopes = false;
 };
 
 std::string module_text(const Case& c) {
@@ -18,10 +19,10 @@ std::string module_text(const Case& c) {
       "state @v : {0}[{1}, {3}]\nparam @sinks : bf16[{4}]\n"
       "graph @step(%q : {0}[T, {4}, {2}], %seq_starts : i32[S+1], %kv_lens : i32[S], %tables : "
       "i32[S, 64]) {{\n"
-      "  %a = attention %q, %seq_starts, %kv_lens, %tables, @k, @v, {5} {{{6}}} : {0}[T, {7}]\n"
+      "  %a = attention %q, %seq_starts, %kv_lens, %tables, @k, @v, {5}{8} {{{6}}} : {0}[T, {7}]\n"
       "  return %a\n}}\n",
       c.type, c.kv_heads, c.dim, c.dim_v, c.heads, c.sinks ? "@sinks" : "none", c.attrs,
-      c.heads * c.dim_v);
+      c.heads * c.dim_v, c.slopes ? ", @sinks" : "");
 }
 
 TEST(AttentionNvrtc, TensorCoreSizes) {
@@ -49,6 +50,7 @@ TEST(AttentionNvrtc, AnySize) {
       {"bf16", 4, 4, 8, 8, "scale = 0.1, window = 5"},
       {"f16", 6, 2, 20, 36, "scale = 0.1, softcap = 30, chunk = 7"},
       {"bf16", 4, 4, 288, 288, "scale = 0.1"},
+      {"bf16", 8, 8, 64, 64, "scale = 0.125", false, true},
   };
   for (const Case& c : cases) {
     SCOPED_TRACE(module_text(c));

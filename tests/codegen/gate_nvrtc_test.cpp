@@ -14,6 +14,8 @@ graph @a(%l : f32[T, 8], %m : f32[T, 128], %n : f32[T, 256], %big : f32[T, 1024]
   %a0, %a1 = topk_gate %l, none, none {k = 2, norm = sum} : f32[T, 2], i32[T, 2]
   %b0, %b1 = topk_gate %m, none, %forced {k = 8, norm = sum} : f32[T, 8], i32[T, 8]
   %c0, %c1 = topk_gate %n, @bias, %forced {k = 8, score = sigmoid, norm = sum, norm_eps = 1e-20, scale = 2.5, groups = 8, keep_groups = 4, group_score = top2_sum} : f32[T, 8], i32[T, 8]
+  %x0, %x1 = topk_gate %n, none, none {k = 2, score = sparse_mixer, jitter = 0.02} : f32[T, 2], i32[T, 2]
+  %y0, %y1 = topk_gate %n, none, none {k = 2, norm = sum, norm_min = 1e-12} : f32[T, 2], i32[T, 2]
   %d0, %d1 = topk_gate %l, none, none {k = 1, score = identity, norm = softmax} : f32[T, 1], i32[T, 1]
   %e0, %e1 = topk_gate %big, none, none {k = 32, score = sqrt_softplus} : f32[T, 32], i32[T, 32]
   return %a0, %a1, %b0, %b1, %c0, %c1, %d0, %d1, %e0, %e1

@@ -31,9 +31,11 @@ ImportedModel import_edited(const std::string& name,
 }
 
 TEST(Frontend, unknown_model_type_lists_the_known_ones) {
-  EXPECT_EQ(error_of("llama", {{"model_type", "\"mamba\""}}),
-            "key 'model_type': 'mamba' is not supported; known families: llama, mixtral, olmoe, "
-            "qwen3_moe");
+  const std::string error = error_of("llama", {{"model_type", "\"mamba\""}});
+  EXPECT_EQ(error.find("key 'model_type': 'mamba' is not supported; known families: bert, bloom, "),
+            0u)
+      << error;
+  EXPECT_NE(error.find(", qwen3, qwen3_moe"), std::string::npos) << error;
   EXPECT_EQ(error_of("llama", {{"model_type", ""}}), "key 'model_type': is missing");
 }
 
@@ -60,11 +62,11 @@ TEST(Frontend, unsupported_values_are_refused) {
       error_of("llama", {{"hidden_act", "\"relu2\""}}).find("key 'hidden_act': is none of silu"),
       std::string::npos);
   EXPECT_NE(error_of("llama", {{"rope_parameters",
-                                R"({"rope_type": "yarn", "rope_theta": 1e4, "factor": 2})"}})
-                .find("key 'rope_parameters.rope_type': is none of default, linear and llama3"),
+                                R"({"rope_type": "spiral", "rope_theta": 1e4, "factor": 2})"}})
+                .find("key 'rope_parameters.rope_type': is none of default, linear"),
             std::string::npos);
   EXPECT_NE(error_of("llama", {{"rope_parameters", ""},
-                               {"rope_scaling", R"({"type": "dynamic", "factor": 2})"}})
+                               {"rope_scaling", R"({"type": "spiral", "factor": 2})"}})
                 .find("key 'rope_scaling.type'"),
             std::string::npos);
   EXPECT_NE(

@@ -39,5 +39,39 @@ TEST(Rope, llama3_keeps_short_waves_blends_and_stretches_long_ones) {
                 6.64786987e-06, 1.28917317e-06});
 }
 
+TEST(Rope, yarn_blends_between_the_dimensions_that_its_turns_name) {
+  Rope rope;
+  rope.rotary_dim = 16;
+  rope.scaling = Rope::Scaling::yarn;
+  rope.theta = 150000;
+  rope.factor = 32;
+  rope.original_positions = 64;
+  rope.truncate = false;
+  expect_close(inverse_frequencies(rope),
+               {1, 0.0852490992, 0.00158791484, 0.000357944587, 8.0687153e-05, 1.81883367e-05,
+                4.09997848e-06, 9.2420895e-07});
+  rope.theta = 10000;
+  rope.factor = 40;
+  rope.original_positions = 4096;
+  rope.truncate = true;
+  expect_close(inverse_frequencies(rope), {1, 0.316227766, 0.1, 0.0239147248, 0.005125,
+                                           0.000849862121, 2.5e-05, 7.90569415e-06});
+}
+
+TEST(Rope, longrope_takes_its_long_factors_where_a_sequence_may_be_long) {
+  Rope rope;
+  rope.rotary_dim = 4;
+  rope.scaling = Rope::Scaling::longrope;
+  rope.original_positions = 32;
+  rope.short_factors = {1, 2};
+  rope.long_factors = {4, 5};
+  rope.short_scale = 1.1;
+  rope.long_scale = 1.2;
+  expect_close(inverse_frequencies(rope, 32), {1, 0.005});
+  expect_close(inverse_frequencies(rope, 33), {0.25, 0.002});
+  EXPECT_EQ(rope_scale(rope, 32), 1.1);
+  EXPECT_EQ(rope_scale(rope, 33), 1.2);
+}
+
 }  // namespace
 }  // namespace shunt

@@ -382,10 +382,19 @@ TEST(Routing, ScoresAndNormalisation) {
   expect("k = 2", {0.4f, 0.3f});
   expect("k = 2, norm = sum", {4 / 7.0f, 3 / 7.0f});
   expect("k = 2, norm = sum, norm_eps = 0.3, scale = 10", {4, 3});
+  expect("k = 2, norm = sum, norm_min = 10", {0.04f, 0.03f});
   expect("k = 2, score = sigmoid", {0.8f, 0.75f});
   expect("k = 2, score = sqrt_softplus", {std::sqrt(std::log(5.0f)), std::sqrt(std::log(4.0f))});
   expect("k = 2, score = identity", {std::log(4.0f), std::log(3.0f)});
   expect("k = 2, score = identity, norm = softmax, scale = 7", {4, 3});
+}
+
+TEST(Routing, SparseMixerWeighsEachChoiceAmongWhatIsNearAndLeft) {
+  // 1.9 is within 20 % of 2, nothing left is within 20 % of 1.9.
+  const Routes r = route("k = 2, score = sparse_mixer, jitter = 0.2", {1, 2, 1.9f, -3});
+  EXPECT_EQ(r.ids, (Ints{1, 2}));
+  EXPECT_NEAR(r.w[0], 1 / (1 + std::exp(-0.1)), 1e-6);
+  EXPECT_NEAR(r.w[1], 1, 1e-6);
 }
 
 TEST(Routing, TiesGoToTheLowestId) {

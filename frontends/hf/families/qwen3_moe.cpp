@@ -1,7 +1,5 @@
 // Qwen3-MoE (30B-A3B, 235B-A22B): RMS norm of q and k per head, softmax router, MoE and dense
 // layers may alternate.
-#include <set>
-
 #include "frontends/hf/common.h"
 #include "ir/error.h"
 
@@ -28,32 +26,14 @@ Architecture read_qwen3_moe(const Config& config) {
   const FamilyDefaults defaults{.kv_heads = 4, .max_positions = 32768};
   Architecture a = read_decoder(config, defaults);
   Layer layer = read_layer(config, a, defaults);
-  layer.attention.qk_norm = ir::HeadNorm::head;
-  layer.attention.qkv_bias = layer.attention.o_bias = config.boolean_or({"attention_bias"}, false);
+  layer.attention.qk_norm.over = ir::HeadNorm::head;
+  read_attention_bias(config, layer.attention);
   MoeMlp moe = read_moe(config, "moe_intermediate_size");
   moe.gate.norm =
       config.boolean_or({"norm_topk_prob"}, false) ? ir::RouteNorm::sum : ir::RouteNorm::none;
-  DenseMlp dense;
-  dense.activation = moe.activation;
-
-  const int64_t layers = read_layer_count(config);
-  const int64_t step = config.integer_or({"decoder_sparse_step"}, 1, 1, kMaxLayers);
-  const std::vector<int64_t> listed = config.integers({"mlp_only_layers"});
-  const std::set<int64_t> dense_layers(listed.begin(), listed.end());
-  const bool any_dense = step > 1 || !dense_layers.empty();
-  dense.width = any_dense ? config.integer({"intermediate_size"}, 1, kMaxWidth)
-                          : config.integer_or({"intermediate_size"}, 0, 0, kMaxWidth);
-  for (int64_t i = 0; i < layers; ++i) {
-    if (dense_layers.contains(i) || (i + 1) % step != 0) {
-      layer.mlp = dense;
-    } else {
-      layer.mlp = moe;
-    }
-    a.layers.push_back(layer);
-  }
+  read_sparse_layers(config, layer, moe, a);
   apply_window(config, active_window(config), a.layers);
-  a.names.moe = {expert_names("mlp", "gate_proj", "up_proj", "down_proj"),
-                 fused_expert_names("mlp")};
+  a.names.moe = usual_expert_names("mlp");
   return a;
 }
 

@@ -25,6 +25,7 @@ struct Attention {
   const float* k;  // rows [kv_heads, d]
   const float* v;  // rows [kv_heads, dv]
   Weight sinks;    // [heads] or none
+  Weight slopes;   // [heads] or none: slope * (key - query position) is added to a score
   int64_t sequences, heads, kv_heads, d, dv;
   float scale, softcap;
   int64_t window, chunk;
@@ -40,6 +41,10 @@ struct Attention {
   float sink(int64_t head) const {
     float one;
     return *sinks.floats(head, 1, &one);
+  }
+  float slope(int64_t head) const {
+    float one;
+    return *slopes.floats(head, 1, &one);
   }
 };
 
@@ -146,6 +151,10 @@ void few_softmax(const Attention& a, const Lanes& lanes, int64_t i, float* s) {
   const float scale = score_scale(a);
   for (int64_t j = 0; j < n; ++j) seen[j] *= scale;
   if (a.softcap > 0) cap_scores(a, seen, n);
+  if (a.slopes) {
+    const float slope = a.slope(lanes.head[i]);
+    for (int64_t j = 0; j < n; ++j) seen[j] += slope * static_cast<float>(j - (n - 1));
+  }
   float top = v.max(seen, n);
   if (a.sinks) top = std::max(top, a.sink(lanes.head[i]));
   float total = v.exp_sum(seen, seen, top, n);
@@ -207,6 +216,16 @@ void pack_queries(const Attention& a, const Task& task, const Lanes& lanes, int6
   }
 }
 
+void add_slopes(const Attention& a, const Task& task, const Lanes& lanes, int64_t key, int64_t keys,
+                int64_t width, float* s) {
+  for (int64_t i = 0; i < task.lanes; ++i) {
+    const float slope = a.slope(lanes.head[i]);
+    for (int64_t j = 0; j < keys; ++j) {
+      s[j * width + i] += slope * static_cast<float>(key + j - (lanes.hi[i] - 1));
+    }
+  }
+}
+
 void mask_block(const Task& task, const Lanes& lanes, int64_t key, int64_t keys, int64_t width,
                 float* s) {
   for (int64_t j = 0; j < keys; ++j) {
@@ -239,6 +258,7 @@ void run_many(const Attention& a, const Task& task, ThreadPool& pool, int worker
                    const float* k = a.k + (row * a.kv_heads + task.kv_head) * a.d;
                    v.gemm(k, a.kv_heads * a.d, 1, n, qt, width, vectors, a.d, s, width, false);
                    if (a.softcap > 0) cap_scores(a, s, n * width);
+                   if (a.slopes) add_slopes(a, task, lanes, key, n, width, s);
                    if (key < lanes.all_from || key + n > lanes.all_to)
                      mask_block(task, lanes, key, n, width, s);
                    v.softmax_block(s, n, vectors, top, total, o, a.dv);
@@ -278,6 +298,7 @@ Attention read_attention(std::span<const HostSlot> slots, int64_t* tokens) {
   a.k = args.floats();
   a.v = args.floats();
   a.sinks = read_weight(args);
+  a.slopes = read_weight(args);
   *tokens = args.integer();
   a.sequences = args.integer();
   a.pages.tables_width = args.integer();

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <limits>
 
+#include "runtime/host/kernels/capacity.h"
 #include "runtime/host/kernels/norm.h"
 
 namespace shunt::host {
@@ -16,7 +17,7 @@ struct Gate {
   int64_t tokens, experts, k;
   HostScore score;
   HostRouteNorm norm;
-  float norm_eps, scale;
+  float norm_eps, norm_min, scale, jitter;
   int64_t groups, keep_groups;
   HostGroupScore group_score;
   float* w;                     // [T, k]
@@ -29,6 +30,7 @@ struct Gate {
 
  private:
   void scores(const float* logits, float* s) const;
+  void mix(const float* logits, const int32_t* use, float* left, int32_t* id, float* weight) const;
   void mask_groups(float* choose, float* group_best) const;
   void weights(const float* logits, const float* s, const int32_t* id, float* weight) const;
 };
@@ -48,6 +50,7 @@ void Gate::scores(const float* logits, float* s) const {
         s[e] = std::sqrt(std::max(x, 0.0f) + std::log1p(std::exp(-std::fabs(x))));
       }
       return;
+    case HostScore::sparse_mixer:
     case HostScore::identity:
       std::memcpy(s, logits, static_cast<size_t>(experts) * sizeof(float));
       return;
@@ -97,7 +100,7 @@ void Gate::weights(const float* logits, const float* s, const int32_t* id, float
   if (norm == HostRouteNorm::sum) {
     float sum = 0;
     for (int64_t j = 0; j < k; ++j) sum += weight[j];
-    divide = sum + norm_eps;
+    divide = std::max(sum + norm_eps, norm_min);
   } else if (norm == HostRouteNorm::softmax) {
     float top = kNone;
     for (int64_t j = 0; j < k; ++j) top = id[j] < 0 ? top : std::max(top, logits[id[j]]);
@@ -108,10 +111,36 @@ void Gate::weights(const float* logits, const float* s, const int32_t* id, float
   for (int64_t j = 0; j < k; ++j) weight[j] = weight[j] / divide * scale;
 }
 
+/// The sparse mixer: one expert after another, each with its softmax among the logits near to it
+/// that are left. `left` is a copy of the logits, of which taken ones become NaN.
+void Gate::mix(const float* logits, const int32_t* use, float* left, int32_t* id,
+               float* weight) const {
+  std::memcpy(left, logits, static_cast<size_t>(experts) * sizeof(float));
+  for (int64_t j = 0; j < k; ++j) {
+    const int64_t best = largest(left, experts);
+    const float top = logits[best];
+    const auto near = [&](int64_t e) {
+      return !std::isnan(left[e]) &&
+             !((top - logits[e]) / std::max(std::fabs(logits[e]), top) > jitter);
+    };
+    float sum = 0;
+    for (int64_t e = 0; e < experts; ++e) sum += near(e) ? std::exp(logits[e] - top) : 0.0f;
+    id[j] = use != nullptr ? use[j] : static_cast<int32_t>(best);
+    weight[j] = 0;
+    if (id[j] < 0) continue;
+    if (near(id[j])) weight[j] = std::exp(logits[id[j]] - top) / sum * scale;
+    left[id[j]] = std::numeric_limits<float>::quiet_NaN();
+  }
+}
+
 void Gate::row(int64_t t, const float* logits, float* scratch) const {
   float* s = scratch;
   float* choose = s + experts;
   int32_t* id = ids + t * k;
+  if (score == HostScore::sparse_mixer) {
+    const bool use = forced != nullptr && forced[t * k] >= 0;
+    return mix(logits, use ? forced + t * k : nullptr, s, id, w + t * k);
+  }
   scores(logits, s);
   if (forced != nullptr && forced[t * k] >= 0) {
     std::copy_n(forced + t * k, k, id);
@@ -140,13 +169,14 @@ Gate read_gate(Args& args) {
   g.score = args.choice<HostScore>();
   g.norm = args.choice<HostRouteNorm>();
   g.norm_eps = args.real();
+  g.norm_min = args.real();
   g.scale = args.real();
+  g.jitter = args.real();
   g.groups = args.integer();
   g.keep_groups = args.integer();
   g.group_score = args.choice<HostGroupScore>();
   g.w = args.pointer<float>();
   g.ids = args.pointer<int32_t>();
-  args.done();
   for (int64_t t = 0; g.forced != nullptr && t < g.tokens; ++t) {
     if (g.forced[t * g.k] < 0) continue;
     for (int64_t j = t * g.k; j < (t + 1) * g.k; ++j) {
@@ -154,6 +184,24 @@ Gate read_gate(Args& args) {
     }
   }
   return g;
+}
+
+/// Reads "drop, k * capacity_factor, min_capacity, sample_second, seed".
+Capacity read_capacity(Args& args, const Gate& g) {
+  Capacity c;
+  c.drop = args.choice<HostDrop>();
+  c.factor = args.real();
+  c.min_capacity = args.integer();
+  c.sample_second = args.flag();
+  c.seed = args.integer();
+  c.tokens = g.tokens;
+  c.experts = g.experts;
+  c.k = g.k;
+  c.normalise = g.norm == HostRouteNorm::sum;
+  c.norm_eps = g.norm_eps;
+  c.norm_min = g.norm_min;
+  c.scale = g.scale;
+  return c;
 }
 
 /// norm_gate's part before the gate: sum, norm, router logits.
@@ -197,6 +245,12 @@ void topk_gate(std::span<const HostSlot> slots, ThreadPool& pool) {
   Args args(slots);
   const float* logits = args.floats();  // [T, E]
   Gate gate = read_gate(args);
+  const Capacity capacity = read_capacity(args, gate);
+  args.done();
+  if (capacity.active()) {  // which normalises what is left
+    gate.norm = HostRouteNorm::none;
+    gate.scale = 1;
+  }
   if (gate.selection_bias) {
     auto* buffer =
         static_cast<float*>(pool.scratch(-1, static_cast<size_t>(gate.experts) * sizeof(float)));
@@ -206,6 +260,7 @@ void topk_gate(std::span<const HostSlot> slots, ThreadPool& pool) {
     const size_t bytes = static_cast<size_t>(gate.scratch_floats()) * sizeof(float);
     gate.row(t, logits + t * gate.experts, static_cast<float*>(pool.scratch(worker, bytes)));
   });
+  if (capacity.active()) capacity.apply(logits, gate.w, gate.ids, pool);
 }
 
 void norm_gate(std::span<const HostSlot> slots, ThreadPool& pool) {
@@ -224,6 +279,7 @@ void norm_gate(std::span<const HostSlot> slots, ThreadPool& pool) {
   router.normed = args.pointer<float>();
   router.logits = args.pointer<float>();
   Gate gate = read_gate(args);
+  args.done();
 
   const int64_t h = router.h, experts = gate.experts;
   auto* buffer =

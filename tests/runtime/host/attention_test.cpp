@@ -16,6 +16,7 @@ struct Case {
   double softcap = 0;
   bool sinks = false;
   std::vector<std::pair<int64_t, int64_t>> sequences;  // new tokens, context with them
+  bool slopes = false;
 };
 
 void check(const Case& c) {
@@ -33,12 +34,18 @@ void check(const Case& c) {
   const std::vector<float> k = random_floats(paged.rows() * c.kv_heads * c.d);
   const std::vector<float> v = random_floats(paged.rows() * c.kv_heads * c.dv);
   TestWeight sinks = TestWeight::random(c.heads, pick_dtype());
+  TestWeight slopes = TestWeight::random(c.heads, pick_dtype());
   std::vector<float> out = poisoned(tokens * c.heads * c.dv);
   const double scale = 1 / std::sqrt(static_cast<double>(c.d));
   Call call;
   call.p(q).p(starts).p(lens).p(paged.tables).p(k).p(v);
   if (c.sinks) {
     call.w(sinks);
+  } else {
+    call.no_weight();
+  }
+  if (c.slopes) {
+    call.w(slopes);
   } else {
     call.no_weight();
   }
@@ -75,6 +82,7 @@ void check(const Case& c) {
           }
           score *= scale;
           if (c.softcap > 0) score = c.softcap * std::tanh(score / c.softcap);
+          if (c.slopes) score += slopes[h] * static_cast<double>(j - position);
           total += p[static_cast<size_t>(j)] = std::exp(score);
         }
         for (int64_t i = 0; i < c.dv; ++i) {
@@ -128,6 +136,7 @@ TEST(HostAttention, RandomCases) {
     c.window = pick(0, 2) == 0 ? pick(1, 60) : 0;
     c.softcap = pick(0, 2) == 0 ? 3.0 : 0.0;
     c.sinks = pick(0, 1) == 1;
+    c.slopes = pick(0, 2) == 0;
     for (int64_t s = pick(0, 4); s > 0; --s) {
       const int64_t total = pick(0, 120);
       c.sequences.emplace_back(pick(0, total), total);
@@ -148,6 +157,7 @@ TEST(HostAttention, HugeScoresStayFinite) {
       .p(tables)
       .p(k)
       .p(v)
+      .no_weight()
       .no_weight()
       .i(32)
       .i(1)
@@ -178,6 +188,7 @@ TEST(HostAttention, ContextBeyondThePagesIsAnError) {
       .p(x)
       .p(x)
       .no_weight()
+      .no_weight()
       .i(1)
       .i(1)
       .i(1)
@@ -192,6 +203,42 @@ TEST(HostAttention, ContextBeyondThePagesIsAnError) {
       .f(0)
       .p(out);
   EXPECT_THROW(host::attention(call.slots, pool()), InternalError);
+}
+
+TEST(HostAttention, EncoderSeesWholeSequences) {
+  const std::vector<int32_t> starts = {0, 3, 3, 40};
+  const int64_t tokens = 40, heads = 4, kv_heads = 2, d = 12, dv = 5;
+  const std::vector<float> q = random_floats(tokens * heads * d, 1.5f);
+  const std::vector<float> k = random_floats(tokens * kv_heads * d);
+  const std::vector<float> v = random_floats(tokens * kv_heads * dv);
+  std::vector<float> out = poisoned(tokens * heads * dv);
+  Call call;
+  call.p(q).p(k).p(v).p(starts).i(tokens).i(3).i(heads).i(kv_heads).i(d).i(dv).f(0.3).p(out);
+  call.run("encoder_attention", pool());
+  for (int64_t t = 0; t < tokens; ++t) {
+    const int64_t begin = t < 3 ? 0 : 3, end = t < 3 ? 3 : 40;
+    for (int64_t h = 0; h < heads; ++h) {
+      double total = 0;
+      std::vector<double> want(static_cast<size_t>(dv), 0.0);
+      for (int64_t j = begin; j < end; ++j) {
+        double score = 0;
+        for (int64_t c = 0; c < d; ++c) {
+          score += static_cast<double>(q[static_cast<size_t>((t * heads + h) * d + c)]) *
+                   k[static_cast<size_t>((j * kv_heads + h / 2) * d + c)];
+        }
+        const double p = std::exp(0.3 * score);
+        total += p;
+        for (int64_t c = 0; c < dv; ++c) {
+          want[static_cast<size_t>(c)] +=
+              p * v[static_cast<size_t>((j * kv_heads + h / 2) * dv + c)];
+        }
+      }
+      for (int64_t c = 0; c < dv; ++c) {
+        expect_near(out[static_cast<size_t>((t * heads + h) * dv + c)],
+                    want[static_cast<size_t>(c)] / total, 1e-5, "encoder");
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -248,6 +248,8 @@ graph @step(%x : f32[T, 6], %y : f32[T, 6], %forced : i32[T, 2]) {
   %s2, %n2, %logits2, %w2, %ids2 = norm_gate %x, none, @nw, @router, none, @sb, none {k = 2, score = sigmoid, plus_one = true} : f32[T, 6], f32[T, 6], f32[T, 8], f32[T, 2], i32[T, 2]
   %w3, %ids3 = topk_gate %logits, @sb, none {k = 2, score = sigmoid, norm = sum, norm_eps = 1e-20, scale = 2.5, groups = 4, keep_groups = 2, group_score = top2_sum} : f32[T, 2], i32[T, 2]
   %w4, %ids4 = topk_gate %logits, none, %forced {k = 2, score = identity, norm = softmax} : f32[T, 2], i32[T, 2]
+  %w5, %ids5 = topk_gate %logits, none, %forced {k = 2, score = sparse_mixer, jitter = 0.4} : f32[T, 2], i32[T, 2]
+  %w6, %ids6 = topk_gate %logits, none, none {k = 2, norm = sum, norm_min = 0.6} : f32[T, 2], i32[T, 2]
   %g = routed_linear %n, @w, %ids, @b {epilogue = "silu(gate) * up + x0", glu = true, out = f32} : f32[2*T, 5]
   %d = routed_linear %g, @down, %ids {out = f32} : f32[2*T, 6]
   %out = combine_routes %d, %w1, %ids, none : f32[T, 6]
@@ -255,7 +257,7 @@ graph @step(%x : f32[T, 6], %y : f32[T, 6], %forced : i32[T, 2]) {
   %sg = grouped_linear %n, @w, %offsets, %rows, @b {epilogue = "silu(gate) * up + x0", glu = true, gather = 2, out = f32} : f32[2*T, 5]
   %sd = grouped_linear %sg, @down, %offsets, %rows {out = f32, scatter = true} : f32[2*T, 6]
   %z = combine_routes %sd, %w1, %ids, %x : f32[T, 6]
-  return %out, %z, %s, %s2, %n2, %logits2, %w2, %ids2, %w3, %ids3, %w4, %ids4
+  return %out, %z, %s, %s2, %n2, %logits2, %w2, %ids2, %w3, %ids3, %w4, %ids4, %w5, %ids5, %w6, %ids6
 }
 )mir";
   for (int64_t t : {0, 1, 30}) {

@@ -14,7 +14,7 @@ struct Router {
   HostScore score = HostScore::softmax;
   HostRouteNorm norm = HostRouteNorm::none;
   HostGroupScore group_score = HostGroupScore::max;
-  double norm_eps = 0, scale = 1;
+  double norm_eps = 0, norm_min = 0, scale = 1, jitter = 0;
 };
 
 struct Routes {
@@ -67,7 +67,33 @@ Routes expected(const Router& r, const std::vector<double>& logits, const TestWe
                                                        : score[at]);
     sum += out.w.back();
   }
+  sum = std::max(sum, r.norm_min);
   for (double& w : out.w) w = (r.norm == HostRouteNorm::none ? w : w / sum) * r.scale;
+  return out;
+}
+
+/// The sparse mixer, straight from its definition.
+Routes expected_mix(const Router& r, std::vector<double> logits, const int32_t* forced) {
+  Routes out;
+  std::vector<bool> taken(logits.size(), false);
+  for (int64_t j = 0; j < r.k; ++j) {
+    size_t best = logits.size();
+    for (size_t e = 0; e < logits.size(); ++e) {
+      if (!taken[e] && (best == logits.size() || logits[e] > logits[best])) best = e;
+    }
+    double sum = 0;
+    const auto counts = [&](size_t e) {
+      return !taken[e] && (logits[best] - logits[e]) / std::max(std::abs(logits[e]), logits[best]) <=
+                              r.jitter;
+    };
+    for (size_t e = 0; e < logits.size(); ++e) {
+      if (counts(e)) sum += std::exp(logits[e] - logits[best]);
+    }
+    const size_t id = forced != nullptr && forced[0] >= 0 ? static_cast<size_t>(forced[j]) : best;
+    out.ids.push_back(static_cast<int32_t>(id));
+    out.w.push_back(counts(id) ? std::exp(logits[id] - logits[best]) / sum * r.scale : 0.0);
+    taken[id] = true;
+  }
   return out;
 }
 
@@ -82,6 +108,7 @@ Router random_router() {
                                           : static_cast<HostRouteNorm>(pick(0, 1));
   r.group_score = static_cast<HostGroupScore>(pick(0, 1));
   r.norm_eps = pick(0, 1) == 1 ? 1e-6 : 0;
+  r.norm_min = r.norm == HostRouteNorm::sum && pick(0, 1) == 1 ? 0.5 : 0;
   r.scale = pick(0, 1) == 1 ? 2.5 : 1.0;
   return r;
 }
@@ -100,7 +127,9 @@ Call& gate_args(Call& call, const Router& r, TestWeight* bias, const std::vector
       .i(static_cast<int64_t>(r.score))
       .i(static_cast<int64_t>(r.norm))
       .f(r.norm_eps)
+      .f(r.norm_min)
       .f(r.scale)
+      .f(r.jitter)
       .i(r.groups)
       .i(r.keep_groups)
       .i(static_cast<int64_t>(r.group_score))
@@ -146,12 +175,41 @@ TEST(HostTopkGate, AllRouters) {
     std::vector<float> w = poisoned(tokens * r.k);
     std::vector<int32_t> ids(static_cast<size_t>(tokens * r.k), -7);
     Call call;
-    gate_args(call.p(logits), r, b, f, tokens, w, ids).run("topk_gate", pool());
+    gate_args(call.p(logits), r, b, f, tokens, w, ids)
+        .i(0).f(0).i(0).i(0).i(0)  // no capacity
+        .run("topk_gate", pool());
     for (int64_t t = 0; t < tokens; ++t) {
       const std::vector<double> row(logits.begin() + t * r.experts,
                                     logits.begin() + (t + 1) * r.experts);
       check(r, t, row, b, f, w, ids);
       if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST(HostTopkGate, SparseMixer) {
+  for (int round = 0; round < 100; ++round) {
+    Router r{pick(4, 20), pick(1, 3), 1, 1, HostScore::sparse_mixer};
+    r.jitter = 0.1 * static_cast<double>(pick(0, 10));
+    const int64_t tokens = 5;
+    const std::vector<float> logits = random_floats(tokens * r.experts, 2.0f);
+    std::vector<int32_t> forced(static_cast<size_t>(tokens * r.k), -1);
+    for (int64_t j = 0; j < r.k; ++j) forced[static_cast<size_t>(j)] = static_cast<int32_t>(j + 1);
+    std::vector<float> w = poisoned(tokens * r.k);
+    std::vector<int32_t> ids(static_cast<size_t>(tokens * r.k), -7);
+    Call call;
+    gate_args(call.p(logits), r, nullptr, &forced, tokens, w, ids)
+        .i(0).f(0).i(0).i(0).i(0)  // no capacity
+        .run("topk_gate", pool());
+    for (int64_t t = 0; t < tokens; ++t) {
+      const Routes want = expected_mix(
+          r, {logits.begin() + t * r.experts, logits.begin() + (t + 1) * r.experts},
+          forced.data() + t * r.k);
+      for (int64_t j = 0; j < r.k; ++j) {
+        const auto at = static_cast<size_t>(t * r.k + j);
+        ASSERT_EQ(ids[at], want.ids[static_cast<size_t>(j)]);
+        expect_near(w[at], want.w[static_cast<size_t>(j)], 1e-5, "weight");
+      }
     }
   }
 }
@@ -162,7 +220,9 @@ TEST(HostTopkGate, TiesGoToTheLowestExpert) {
   std::vector<float> w = poisoned(3);
   std::vector<int32_t> ids(3, -7);
   Call call;
-  gate_args(call.p(logits), r, nullptr, nullptr, 1, w, ids).run("topk_gate", pool());
+  gate_args(call.p(logits), r, nullptr, nullptr, 1, w, ids)
+        .i(0).f(0).i(0).i(0).i(0)  // no capacity
+        .run("topk_gate", pool());
   EXPECT_EQ(ids, (std::vector<int32_t>{1, 2, 4}));
 }
 
@@ -172,7 +232,9 @@ TEST(HostTopkGate, LargeLogitsOverflowNothing) {
   std::vector<float> w = poisoned(2);
   std::vector<int32_t> ids(2, -7);
   Call call;
-  gate_args(call.p(logits), r, nullptr, nullptr, 1, w, ids).run("topk_gate", pool());
+  gate_args(call.p(logits), r, nullptr, nullptr, 1, w, ids)
+        .i(0).f(0).i(0).i(0).i(0)  // no capacity
+        .run("topk_gate", pool());
   EXPECT_EQ(ids, (std::vector<int32_t>{0, 2}));
   EXPECT_FLOAT_EQ(w[0], 0.5f);
 }

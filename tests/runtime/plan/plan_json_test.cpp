@@ -40,7 +40,7 @@ Plan every_kind() {
   Step s;
   s.name = "read";
   s.bytes = DimExpr::parse("ceildiv(8*T,128)*4");
-  s.what = Read{0, "a.weight", 100, 8, test::TinyPlan::buffer(0), 8, 3, 8, 0, 4};
+  s.what = Read{0, "a.weight", 100, 8, 4, test::TinyPlan::buffer(0), 8, 3, 8, 0, 4};
   load.steps.push_back(s);
   Launch l;
   l.kernel = 0;

@@ -138,6 +138,8 @@ class TinyPlan {
               state(1),
               Arg{},
               f32,
+              Arg{},
+              f32,
               d(T),
               d(S),
               n(blocks),

@@ -1,0 +1,72 @@
+// Every folder of tests/data/conformance against its golden: the logical module and the module
+// after all passes in the evaluator, and a cpu plan. Greedy ids come from decoding one token at a
+// time through the KV cache.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "tools/driver.h"
+#include "tools/verify.h"
+
+namespace shunt {
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path kFolders = fs::path(SHUNT_SOURCE_DIR) / "tests/data/conformance";
+
+std::vector<std::string> folders() {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(kFolders)) {
+    if (fs::exists(entry.path() / "golden.safetensors"))
+      names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+class Conformance : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    golden_ = load_golden(kFolders / GetParam() / "golden.safetensors");
+    for (const GoldenSequence& s : golden_) {
+      options_.max_num_batched_tokens += static_cast<int64_t>(s.ids.size());
+      const auto length = static_cast<int64_t>(s.ids.size() + s.greedy_ids.size());
+      options_.max_model_len = std::max(options_.max_model_len, length);
+    }
+    options_.model_dir = kFolders / GetParam();
+    options_.target = "cpu";
+    options_.max_num_seqs = static_cast<int64_t>(golden_.size());
+    options_.max_logit_rows = options_.max_num_batched_tokens;
+    options_.on_warning = [](std::string_view warning) { ADD_FAILURE() << warning; };
+  }
+
+  void check(StepRunner& runner) {
+    const VerifyReport report = verify_golden(runner, golden_, {});
+    for (const VerifyLine& line : report.lines)
+      EXPECT_TRUE(line.ok) << line.what << ": " << line.text;
+    EXPECT_FALSE(report.lines.empty());
+  }
+
+  static constexpr int64_t kPages = 8;
+  std::vector<GoldenSequence> golden_;
+  CompileOptions options_;
+};
+
+TEST_P(Conformance, logical) { check(*make_reference_runner(options_, false, kPages)); }
+
+TEST_P(Conformance, after_passes) { check(*make_reference_runner(options_, true, kPages)); }
+
+TEST_P(Conformance, cpu_plan) {
+  const fs::path plan = fs::path(testing::TempDir()) / ("conformance-" + GetParam());
+  write_plan(compile(options_), plan);
+  check(*make_plan_runner(plan, kPages));
+  fs::remove_all(plan);
+}
+
+INSTANTIATE_TEST_SUITE_P(Folders, Conformance, testing::ValuesIn(folders()),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace shunt
