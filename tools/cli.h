@@ -42,6 +42,9 @@ struct CompileFlags {
   std::filesystem::path plan_directory() const;
 };
 
+/// Checks that a number is in [low, high]. The range shows in the error, not in -h.
+CLI::Validator in_range(int64_t low, int64_t high);
+
 /// A line that is rewritten in place while something long runs; only on a terminal.
 class Progress {
  public:

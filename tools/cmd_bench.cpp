@@ -143,30 +143,24 @@ void add_bench(CLI::App& app, Command& slot) {
   auto f = std::make_shared<Flags>();
   CLI::App* c = add_command(app, "bench", "Measure prefill and decode speed.", slot,
                             [f] { return body(*f); });
-  const auto positive = CLI::Range(int64_t{1}, int64_t{1} << 24);
+  const auto positive = in_range(1, int64_t{1} << 24);
   c->add_option("PLAN|MODEL_DIR", f->compile.input, "plan or model directory")->required();
   f->compile.add_to(c);
   f->compile.add_model_dir(c);
-  c->add_option("-p,--prompt", f->prompts, "prompt lengths")
-      ->delimiter(',')
-      ->check(positive)
-      ->type_name("INT");
-  c->add_option("-n,--decode", f->decode, "tokens to decode")->check(positive)->type_name("INT");
+  c->add_option("-p,--prompt", f->prompts, "prompt lengths")->delimiter(',')->check(positive);
+  c->add_option("-n,--decode", f->decode, "tokens to decode")->check(positive);
   c->add_option("-b,--batch", f->batches, "sequences in the batch")
       ->delimiter(',')
-      ->check(positive)
-      ->type_name("INT");
+      ->check(positive);
   c->add_option("-r,--repetitions", f->repetitions, "repetitions after one warm-up")
-      ->check(positive)
-      ->type_name("INT");
+      ->check(positive);
   c->add_option("-o,--output", f->output, "format")->check(CLI::IsMember({"md", "json"}));
   c->add_option(
        "--routing", f->routing,
        "model: the router decides; uniform: experts are drawn at random (needs a model directory)")
       ->check(CLI::IsMember({"model", "uniform"}));
   c->add_option("--threads", f->threads, "threads of the cpu target (0: all cores)")
-      ->check(CLI::Range(0, 4096))
-      ->type_name("INT");
+      ->check(in_range(0, 4096));
   c->add_flag("--profile", f->profile, "also time one decode step kernel by kernel, on stderr");
 }
 

@@ -18,8 +18,12 @@ CLI::App* add_command(CLI::App& app, const std::string& name, const std::string&
   return command;
 }
 
+CLI::Validator in_range(int64_t low, int64_t high) {
+  return CLI::Validator(CLI::Range(low, high)).description("");
+}
+
 void CompileFlags::add_to(CLI::App* command) {
-  const auto count = CLI::Range(int64_t{0}, int64_t{1} << 40);
+  const auto count = in_range(0, int64_t{1} << 40);
   command
       ->add_option("--target", target, "machine to compile for (default: the first GPU, else cpu)")
       ->check(CLI::IsMember({"cpu", "sm_90a", "sm_80"}));
@@ -28,16 +32,13 @@ void CompileFlags::add_to(CLI::App* command) {
   command
       ->add_option("--max-model-len", options.max_model_len,
                    "tokens of a sequence, prompt and output (0: the model's, at most 8192)")
-      ->check(count)
-      ->type_name("INT");
+      ->check(count);
   command->add_option("--max-num-seqs", options.max_num_seqs, "sequences in a batch (0: 64)")
-      ->check(count)
-      ->type_name("INT");
+      ->check(count);
   command
       ->add_option("--max-num-batched-tokens", options.max_num_batched_tokens,
                    "tokens in a step (0: 2048)")
-      ->check(count)
-      ->type_name("INT");
+      ->check(count);
   command->add_flag("--dummy-weights", options.dummy_weights,
                     "random weights; needs only config.json");
 }

@@ -80,8 +80,7 @@ void add_compile(CLI::App& app, Command& slot) {
   flags->compile.add_to(c);
   c->add_option("--jobs,-j", flags->compile.options.jobs,
                 "threads that compile kernels (0: all cores)")
-      ->check(CLI::Range(0, 4096))
-      ->type_name("INT");
+      ->check(in_range(0, 4096));
   c->add_option("--dump-phases-to", flags->dump_phases,
                 "folder for the module after every pass (.mir)");
   CLI::Option* dump_kernels = c->add_option("--dump-kernels-to", flags->dump_kernels,

@@ -197,17 +197,15 @@ void add_run(CLI::App& app, Command& slot) {
   f->compile.add_to(c);
   f->compile.add_model_dir(c);
   c->add_option("-n,--tokens", f->tokens, "tokens to generate at most")
-      ->check(CLI::Range(1, 1 << 24));
+      ->check(in_range(1, 1 << 24));
   c->add_option("--temperature", f->temperature, "0: greedy");
   c->add_option("--top-k", f->top_k, "sample among the k likeliest tokens (0: all)");
   c->add_option("--top-p", f->top_p, "sample among the likeliest tokens of this total probability");
   c->add_option("--seed", f->seed, "of sampling; prompt i uses seed + i")
-      ->check(CLI::NonNegativeNumber)
-      ->type_name("INT");
+      ->check(in_range(0, INT64_MAX));
   c->add_option("--kv-pages", f->kv_pages, "pages of KV state (0: what memory allows)");
   c->add_option("--threads", f->threads, "threads of the cpu target (0: all cores)")
-      ->check(CLI::Range(0, 4096))
-      ->type_name("INT");
+      ->check(in_range(0, 4096));
   c->add_flag("--ids", f->ids, "prompts are token ids (1,2,3), and ids are printed");
   c->add_flag("--sealed", f->sealed, "compile and tune nothing at load: the input must be a plan");
   c->add_flag("--ignore-eos", f->ignore_eos, "go on after an end-of-sequence token");

@@ -147,10 +147,9 @@ void add_verify(CLI::App& app, Command& slot) {
                 "least golden margin of greedy ids that are compared (-1: 1e-3, on a GPU 0.25)");
   c->add_option("--text", f->text, "print the mean negative log-likelihood of this text instead");
   c->add_option("--tokens", f->tokens, "with --text: only its first N tokens (0: all)")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
-      ->type_name("INT");
+      ->check(in_range(0, int64_t{1} << 40));
   c->add_option("--window", f->window, "with --text: tokens a window, each on its own")
-      ->check(CLI::Range(2, 1 << 20));
+      ->check(in_range(2, 1 << 20));
   c->add_option("--kv-pages", f->kv_pages, "pages of KV state (0: what memory allows)");
   c->add_flag("--reference", f->reference,
               "run the reference evaluator on the compiled module instead of a plan");

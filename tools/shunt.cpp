@@ -20,7 +20,10 @@ int report_usage(const CLI::App& app, const CLI::ParseError& error, int argc, ch
   std::string what = error.what();
   std::replace(what.begin(), what.end(), '\n', ' ');
   if (commands.empty() && argc > 1 && argv[1][0] != '-') {
-    what = fmt::format("unknown command '{}': use compile, run, inspect, verify or bench", argv[1]);
+    what = fmt::format("unknown command '{}'; there are:", argv[1]);
+    for (const CLI::App* c : app.get_subcommands([](const CLI::App*) { return true; })) {
+      what += ' ' + c->get_name();
+    }
   }
   fmt::print(stderr, "shunt: error: {} (see `shunt{} -h`)\n", what,
              commands.empty() ? "" : " " + commands[0]->get_name());

@@ -296,7 +296,7 @@ TEST(CliError, Flags) {
     expect_error(shunt(args), kBadInput, parts);
   };
   refused({}, {"shunt -h"});
-  refused({"frobnicate"}, {"frobnicate", "compile, run, inspect, verify or bench"});
+  refused({"frobnicate"}, {"frobnicate", "compile run inspect verify bench"});
   refused({"run", model}, {"--prompt", "shunt run -h"});
   refused({"run", model, "-p", "a", "--colour"}, {"--colour"});
   refused({"run", model, "-p", "a", "-n", "0"}, {"--tokens", "0"});
