@@ -5,9 +5,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <optional>
 #include <set>
 
 #include "frontends/builder.h"
+#include "frontends/deepspeed/shards.h"
 #include "frontends/import.h"
 #include "ir/error.h"
 #include "runtime/checkpoint/checkpoint.h"
@@ -122,18 +124,19 @@ std::string remark(const std::string& what, const std::vector<std::string>& name
 
 }  // namespace
 
-ImportedModel import_config(const hf::Config& config, const hf::Family& family,
-                            const FrontendOptions& options, const Checkpoint* checkpoint) {
-  Architecture arch = family.read(config);
-  arch.family = family.model_type;
+namespace {
 
+ImportedModel import_architecture(const hf::Config& config, const Architecture& arch,
+                                  const FrontendOptions& options, const Checkpoint* checkpoint,
+                                  TensorSource* source) {
   ImportedModel model;
   model.facts = read_facts(config, options, arch);
-  model.ignored_keys = config.finish(family.model_type);
+  model.ignored_keys = config.finish(arch.family);
   model.limits = choose_limits(options, arch.max_positions, model.facts.experts_per_token);
   model.activation = choose_activation(options, arch, checkpoint);
   BuiltModule built =
-      build_module(arch, checkpoint, {model.limits, model.activation, options.force_routing});
+      build_module(arch, checkpoint,
+                   {model.limits, model.activation, options.force_routing, source});
   model.module = std::move(built.module);
   model.unused_tensors = std::move(built.unused_tensors);
   if (!model.ignored_keys.empty()) {
@@ -146,8 +149,35 @@ ImportedModel import_config(const hf::Config& config, const hf::Family& family,
   return model;
 }
 
+ImportedModel import_deepspeed(const hf::Config& config, const FrontendOptions& options,
+                               const Checkpoint* checkpoint) {
+  const deepspeed::CheckpointSpec spec = deepspeed::read_checkpoint_spec(config);
+  std::optional<deepspeed::Shards> shards;
+  if (checkpoint != nullptr) {
+    shards.emplace(*checkpoint, spec, config.integer({"heads"}, 1, hf::kMaxHeads));
+  }
+  Architecture arch = deepspeed::read_architecture(config, shards ? &*shards : nullptr);
+  arch.family = "deepspeed";
+  return import_architecture(config, arch, options, checkpoint, shards ? &*shards : nullptr);
+}
+
+}  // namespace
+
+ImportedModel import_config(const hf::Config& config, const hf::Family& family,
+                            const FrontendOptions& options, const Checkpoint* checkpoint) {
+  Architecture arch = family.read(config);
+  arch.family = family.model_type;
+  return import_architecture(config, arch, options, checkpoint, nullptr);
+}
+
 ImportedModel import_model(const FrontendOptions& options, const Checkpoint* checkpoint) {
   SHUNT_CHECK(checkpoint != nullptr || options.dummy_weights, "import_model without a checkpoint");
+  const std::filesystem::path deepspeed = options.model_dir / "ds_inference_config.json";
+  if (!std::filesystem::exists(options.model_dir / "config.json") &&
+      std::filesystem::exists(deepspeed)) {
+    return import_deepspeed(hf::Config::read(deepspeed), options,
+                            options.dummy_weights ? nullptr : checkpoint);
+  }
   const hf::Config config = hf::Config::read(options.model_dir / "config.json");
   return import_config(config, hf::find_family(config), options,
                        options.dummy_weights ? nullptr : checkpoint);

@@ -64,6 +64,7 @@ bool fuse_norm_gate(ir::Module& module, const PassContext&) {
   bool changed = false;
   for (const auto& gate : graph->ops) {
     if (gate->kind != OpKind::topk_gate) continue;
+    if (gate->as<ir::TopkGateAttrs>().depends_on_batch()) continue;  // rows are not independent
     const Op* router = producer(gate->operand(0), OpKind::linear);
     Value* bias = nullptr;
     Norm norm;

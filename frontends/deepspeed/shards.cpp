@@ -241,7 +241,7 @@ Value* Shards::load_qkv(GraphBuilder& builder, const std::string& path, int64_t 
                   : version_ >= 1 ? Shape{heads, width, 3}
                                   : Shape{3, heads, width};
     const int64_t axis = version_ >= 2 ? 1 : version_ >= 1 ? 2 : 0;
-    split.insert(split.end(), shape.begin() + 1, shape.end());
+    for (size_t i = 1; i < shape.size(); ++i) split.push_back(shape[i]);
     all = builder.value(OpKind::reshape, {all}, ir::ReshapeAttrs{dims(split)});
     all = builder.value(OpKind::slice, {all}, ir::SliceAttrs{axis, which, which + 1});
     values.push_back(builder.value(OpKind::reshape, {all}, ir::ReshapeAttrs{dims(mine)}));

@@ -13,7 +13,9 @@ Architecture tiny() {
   a.vocab_size = 32;
   a.hidden_size = 16;
   Layer layer;
-  layer.attention = {.heads = 2, .kv_heads = 1, .head_dim = 8};
+  layer.attention.heads = 2;
+  layer.attention.kv_heads = 1;
+  layer.attention.head_dim = 8;
   layer.attention.rope = Rope{.rotary_dim = 8};
   layer.mlp = DenseMlp{.width = 24};
   a.layers = {layer, layer};
