@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cmath>
+#include <cstring>
 
 #include "ir/error.h"
 
@@ -84,6 +85,22 @@ float f32_from_f16(uint16_t bits) {
   }
   if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000 | fraction << 13);
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) | fraction << 13);
+}
+
+std::vector<float> floats_from(std::span<const std::byte> bytes, DType dtype) {
+  SHUNT_CHECK(dtype == DType::f32 || dtype == DType::bf16 || dtype == DType::f16, "floats of {}",
+              dtype_name(dtype));
+  std::vector<float> out(bytes.size() / static_cast<size_t>(dtype_bytes(dtype)));
+  if (dtype == DType::f32) {
+    if (!out.empty()) std::memcpy(out.data(), bytes.data(), out.size() * sizeof(float));
+    return out;
+  }
+  for (size_t i = 0; i < out.size(); ++i) {
+    uint16_t bits = 0;
+    std::memcpy(&bits, bytes.data() + i * sizeof bits, sizeof bits);
+    out[i] = dtype == DType::bf16 ? f32_from_bf16(bits) : f32_from_f16(bits);
+  }
+  return out;
 }
 
 }  // namespace shunt

@@ -1,8 +1,10 @@
 // Element types, and the type of a value: an element type and symbolic sizes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,5 +46,7 @@ uint16_t bf16_from_f32(float value);
 float f32_from_bf16(uint16_t bits);
 uint16_t f16_from_f32(float value);
 float f32_from_f16(uint16_t bits);
+/// Stored elements of f32, bf16 or f16 as float32; `bytes` need not be aligned.
+std::vector<float> floats_from(std::span<const std::byte> bytes, DType dtype);
 
 }  // namespace shunt

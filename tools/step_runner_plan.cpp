@@ -1,7 +1,6 @@
 // A plan in a Session as a StepRunner. Entry point make_plan_runner(); tested by
 // tests/tools/verify_test.cpp.
 #include <algorithm>
-#include <cstring>
 
 #include "ir/error.h"
 #include "runtime/session.h"
@@ -10,21 +9,6 @@
 namespace shunt {
 
 namespace {
-
-/// Values of `dtype` as float32.
-std::vector<float> to_floats(std::span<const std::byte> bytes, DType dtype) {
-  std::vector<float> out(bytes.size() / dtype_bytes(dtype));
-  for (size_t i = 0; i < out.size(); ++i) {
-    uint16_t half = 0;
-    if (dtype == DType::f32) {
-      std::memcpy(&out[i], bytes.data() + i * 4, 4);
-      continue;
-    }
-    std::memcpy(&half, bytes.data() + i * 2, 2);
-    out[i] = dtype == DType::bf16 ? f32_from_bf16(half) : f32_from_f16(half);
-  }
-  return out;
-}
 
 /// Copies the values that `verify` compares as soon as the step that makes them has run.
 class ProbeReader : public StepObserver {
@@ -36,7 +20,7 @@ class ProbeReader : public StepObserver {
       if (!b.name.starts_with("hidden.") && !b.name.starts_with("router_logits.")) continue;
       session.read_buffer(index, bytes_);
       Matrix m;
-      m.data = to_floats(bytes_, b.type.dtype);
+      m.data = floats_from(bytes_, b.type.dtype);
       m.cols = b.type.last().constant();
       m.rows = static_cast<int64_t>(m.data.size()) / m.cols;
       out_[b.name] = std::move(m);

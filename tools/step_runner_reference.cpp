@@ -1,7 +1,6 @@
 // The evaluator as a StepRunner. Entry point make_reference_runner(); tested by
 // tests/tools/verify_test.cpp.
 #include <algorithm>
-#include <cstring>
 
 #include "ir/error.h"
 #include "ir/module.h"
@@ -26,15 +25,7 @@ ir::Tensor read_tensor(const Checkpoint& checkpoint, const std::string& name, DT
   Type type{dtype, {}};
   for (int64_t n : shape) type.shape.emplace_back(n);
   ir::Tensor out = ir::Tensor::make(type);
-  for (size_t i = 0; i < out.f.size(); ++i) {
-    uint16_t half = 0;
-    if (dtype == DType::f32) {
-      std::memcpy(&out.f[i], bytes.data() + i * 4, 4);
-      continue;
-    }
-    std::memcpy(&half, bytes.data() + i * 2, 2);
-    out.f[i] = dtype == DType::bf16 ? f32_from_bf16(half) : f32_from_f16(half);
-  }
+  out.f = floats_from(bytes, dtype);
   return out;
 }
 

@@ -11,19 +11,6 @@ namespace shunt::ir {
 
 namespace {
 
-/// A number in (0, 1) that depends on seed, token and expert only.
-double uniform(int64_t seed, int64_t token, int64_t expert) {
-  uint64_t x = static_cast<uint64_t>(seed) * 0x9E3779B97F4A7C15u +
-               (static_cast<uint64_t>(token) << 16) + static_cast<uint64_t>(expert);
-  for (int round = 0; round < 2; ++round) {  // splitmix64
-    x += 0x9E3779B97F4A7C15u;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-    x ^= x >> 31;
-  }
-  return (static_cast<double>(x >> 41) + 0.5) * 0x1p-23;
-}
-
 /// The second expert is the best of the others by logit plus Gumbel noise.
 void sample_second(const TopkGateAttrs& a, int64_t t, int64_t experts, const float* logits,
                    float* w, int32_t* ids) {
@@ -32,7 +19,7 @@ void sample_second(const TopkGateAttrs& a, int64_t t, int64_t experts, const flo
   ids[1] = -1;
   for (int32_t e = 0; e < experts; ++e) {
     if (e == ids[0]) continue;
-    const double noisy = logits[e] - std::log(-std::log(uniform(a.seed, t, e)));
+    const double noisy = logits[e] - std::log(-std::log(uniform_of_route(a.seed, t, e)));
     if (ids[1] < 0 || noisy > best) ids[1] = e, best = noisy;
   }
   w[1] = static_cast<float>(w[0] * std::exp(static_cast<double>(logits[ids[1]]) - logits[ids[0]]));
@@ -62,7 +49,7 @@ std::vector<bool> choose_kept(const TopkGateAttrs& a, int64_t capacity, int64_t 
     }
     const auto key = [&](size_t r) {
       return a.drop == Drop::score ? static_cast<double>(w[r])
-                                   : uniform(a.seed, static_cast<int64_t>(r) / a.k, e);
+                                   : uniform_of_route(a.seed, static_cast<int64_t>(r) / a.k, e);
     };
     if (a.drop == Drop::score || a.drop == Drop::random) {
       std::stable_sort(mine.begin(), mine.end(),

@@ -8,13 +8,6 @@ namespace shunt::ir {
 
 namespace {
 
-uint64_t splitmix64(uint64_t x) {
-  x += 0x9E3779B97F4A7C15u;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-  return x ^ (x >> 31);
-}
-
 std::vector<int64_t> sizes(const std::vector<Dim>& shape, size_t first) {
   std::vector<int64_t> out;
   for (size_t i = first; i < shape.size(); ++i) out.push_back(shape[i].constant());

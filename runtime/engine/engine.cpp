@@ -38,14 +38,8 @@ std::string_view finish_reason_name(FinishReason reason) {
 }
 
 float uniform_at(uint64_t seed, uint64_t position) {
-  // SplitMix64's mixing function, over seed and position mixed one after the other.
-  const auto mix = [](uint64_t x) {
-    x += 0x9e3779b97f4a7c15ull;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-    return x ^ (x >> 31);
-  };
-  return static_cast<float>(mix(mix(seed) ^ position) >> 40) * 0x1p-24f;
+  // Seed and position are mixed one after the other.
+  return static_cast<float>(splitmix64(splitmix64(seed) ^ position) >> 40) * 0x1p-24f;
 }
 
 Engine::Engine(Session& session)

@@ -162,17 +162,4 @@ std::string jit_digest(const JitSource& source, const JitOptions& options) {
   return key_of(source, reached_headers(source, options.headers), options.target);
 }
 
-std::filesystem::path default_kernel_cache() {
-  const auto variable = [](const char* name) -> std::filesystem::path {
-    const char* value = std::getenv(name);
-    return value == nullptr ? "" : value;
-  };
-  if (const auto path = variable("SHUNT_CACHE_DIR"); !path.empty()) return path / "kernels";
-  if (const auto path = variable("XDG_CACHE_HOME"); !path.empty())
-    return path / "shunt" / "kernels";
-  const auto home = variable("HOME");
-  if (home.empty()) user_error("no place for the kernel cache: set SHUNT_CACHE_DIR");
-  return home / ".cache" / "shunt" / "kernels";
-}
-
 }  // namespace shunt

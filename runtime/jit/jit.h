@@ -55,8 +55,4 @@ std::vector<JitResult> compile_all(std::span<const JitSource> sources, const Jit
 /// The digest compile_all would give: what names kernels/<digest>.cubin in a plan.
 std::string jit_digest(const JitSource& source, const JitOptions& options);
 
-/// The default cache: $SHUNT_CACHE_DIR/kernels, $XDG_CACHE_HOME/shunt/kernels or
-/// ~/.cache/shunt/kernels.
-std::filesystem::path default_kernel_cache();
-
 }  // namespace shunt

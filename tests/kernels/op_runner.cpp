@@ -48,11 +48,7 @@ Tensor from_bytes(const Type& type, std::span<const std::byte> bytes) {
     if (!bytes.empty()) std::memcpy(to, bytes.data(), bytes.size());
     return t;
   }
-  for (size_t i = 0; i < t.f.size(); ++i) {
-    uint16_t half;
-    std::memcpy(&half, bytes.data() + 2 * i, 2);
-    t.f[i] = type.dtype == DType::f16 ? f32_from_f16(half) : f32_from_bf16(half);
-  }
+  t.f = floats_from(bytes, type.dtype);
   return t;
 }
 

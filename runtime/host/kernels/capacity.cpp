@@ -12,19 +12,6 @@ namespace {
 
 constexpr float kDropped = -std::numeric_limits<float>::infinity();
 
-/// A number in (0, 1) that depends on seed, token and expert only; as ir/reference/capacity.cpp.
-double uniform(int64_t seed, int64_t token, int64_t expert) {
-  uint64_t x = static_cast<uint64_t>(seed) * 0x9E3779B97F4A7C15u +
-               (static_cast<uint64_t>(token) << 16) + static_cast<uint64_t>(expert);
-  for (int round = 0; round < 2; ++round) {  // splitmix64
-    x += 0x9E3779B97F4A7C15u;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-    x ^= x >> 31;
-  }
-  return (static_cast<double>(x >> 41) + 0.5) * 0x1p-23;
-}
-
 /// The second expert is the best of the others by logit plus Gumbel noise.
 void sample_second(int64_t seed, int64_t t, int64_t experts, const float* logits, float* w,
                    int32_t* ids) {
@@ -33,7 +20,7 @@ void sample_second(int64_t seed, int64_t t, int64_t experts, const float* logits
   ids[1] = -1;
   for (int32_t e = 0; e < experts; ++e) {
     if (e == ids[0]) continue;
-    const double noisy = logits[e] - std::log(-std::log(uniform(seed, t, e)));
+    const double noisy = logits[e] - std::log(-std::log(uniform_of_route(seed, t, e)));
     if (ids[1] < 0 || noisy > best) ids[1] = e, best = noisy;
   }
   w[1] = w[0] * std::exp(logits[ids[1]] - logits[ids[0]]);
@@ -62,7 +49,7 @@ void Capacity::apply(const float* logits, float* w, int32_t* ids, ThreadPool& po
     order[n++] = static_cast<int32_t>(r);
     switch (drop) {
       case HostDrop::score: key[r] = w[r]; break;
-      case HostDrop::random: key[r] = static_cast<float>(uniform(seed, r / k, ids[r])); break;
+      case HostDrop::random: key[r] = static_cast<float>(uniform_of_route(seed, r / k, ids[r])); break;
       case HostDrop::order:
       case HostDrop::none: key[r] = 0; break;
     }

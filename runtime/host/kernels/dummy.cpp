@@ -7,13 +7,6 @@
 namespace shunt::host {
 namespace {
 
-uint64_t splitmix64(uint64_t x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
 /// Box and Muller over two uniforms of 24 bits; the formula every target uses
 /// (ir/reference/load.cpp).
 float normal(uint64_t seed, uint64_t i) {

@@ -32,13 +32,8 @@ struct Norm {
   }
 };
 
-}  // namespace
-
-void rms_norm(std::span<const HostSlot> slots, ThreadPool& pool) {
-  Args args(slots);
-  Norm norm;
-  const float* x = args.floats();
-  norm.weight = read_weight(args);
+/// The arguments both norms end with, and their rows. `passes`: over a row of x, to size the chunks.
+void norm_rows(Args& args, Norm& norm, const float* x, int64_t passes, ThreadPool& pool) {
   const int64_t rows = args.integer();
   norm.n = args.integer();
   norm.eps = args.real();
@@ -46,8 +41,18 @@ void rms_norm(std::span<const HostSlot> slots, ThreadPool& pool) {
   float* out = args.pointer<float>();
   args.done();
   norm.prepare(pool);
-  for_rows(pool, rows, 2 * norm.n,
+  for_rows(pool, rows, passes * norm.n,
            [&](int64_t r, int) { norm.row(out + r * norm.n, x + r * norm.n); });
+}
+
+}  // namespace
+
+void rms_norm(std::span<const HostSlot> slots, ThreadPool& pool) {
+  Args args(slots);
+  Norm norm;
+  const float* x = args.floats();
+  norm.weight = read_weight(args);
+  norm_rows(args, norm, x, 2, pool);
 }
 
 void layer_norm(std::span<const HostSlot> slots, ThreadPool& pool) {
@@ -57,15 +62,7 @@ void layer_norm(std::span<const HostSlot> slots, ThreadPool& pool) {
   const float* x = args.floats();
   norm.weight = read_weight(args);
   norm.bias = read_weight(args);
-  const int64_t rows = args.integer();
-  norm.n = args.integer();
-  norm.eps = args.real();
-  norm.shift = args.flag() ? 1.0f : 0.0f;
-  float* out = args.pointer<float>();
-  args.done();
-  norm.prepare(pool);
-  for_rows(pool, rows, 3 * norm.n,
-           [&](int64_t r, int) { norm.row(out + r * norm.n, x + r * norm.n); });
+  norm_rows(args, norm, x, 3, pool);
 }
 
 void add_norm(std::span<const HostSlot> slots, ThreadPool& pool) {
