@@ -1,6 +1,8 @@
-// Kernel selection: one table row per way of computing an op, and what a row may use to emit plan steps.
+// Kernel selection: one table row per way of computing an op, and what a row may use to emit plan
+// steps.
 //
-// To add a variant: write the device code in codegen/kernels/, add a row in codegen/emit/<family>.cpp. A row's name is
+// To add a variant: write the device code in codegen/kernels/, add a row in
+// codegen/emit/<family>.cpp. A row's name is
 // "<op>.<variant>"; `lower` takes, for each op, the supporting row with the least `seconds`.
 #pragma once
 
@@ -21,7 +23,7 @@ struct Context {
   const Target& target;
   const ir::Module& module;
   const ir::Graph& graph;
-  DimEnv upper;       // upper bounds of all dims in this graph
+  DimEnv upper;         // upper bounds of all dims in this graph
   bool decode = false;  // every sequence has one token: T == S
   int64_t page_size = 64;
   int64_t max_model_len = 0;
@@ -42,40 +44,43 @@ struct KernelImpl {
 
 /// Rows of every family, in a fixed order (the first of equals wins).
 std::vector<KernelImpl> all_kernels();
-/// The cheapest supporting row, or the one named `only` if it supports the op. Throws UserError naming the op, its
-/// types and the target if there is none.
+/// The cheapest supporting row, or the one named `only` if it supports the op. Throws UserError
+/// naming the op, its types and the target if there is none.
 const KernelImpl& select(const ir::Op& op, const Context& context, std::string_view only = {});
 /// max(bytes / bandwidth, flops / rate) + launch overhead, from cost_<op> at the upper bounds.
 double roofline_seconds(const ir::Op& op, const Context& context, bool tensor_cores,
                         double bandwidth_share = 0.8, double compute_share = 0.6);
 
-/// One template argument, by name: becomes `static constexpr auto kBlockM = 64;` or `using Out = shunt::bf16;`.
+/// One template argument, by name: becomes `static constexpr auto kBlockM = 64;` or `using Out =
+/// shunt::bf16;`.
 struct TemplateArg {
   std::string name;
   std::string value;
   bool is_type = false;
   static TemplateArg number(std::string name, int64_t value);
-  static TemplateArg real(std::string name, double value);   // float32 literal, exact
+  static TemplateArg real(std::string name, double value);  // float32 literal, exact
   static TemplateArg boolean(std::string name, bool value);
   static TemplateArg type(std::string name, std::string value);
-  static TemplateArg type(std::string name, DType dtype);    // shunt::bf16, shunt::f16, float, int
+  static TemplateArg type(std::string name, DType dtype);  // shunt::bf16, shunt::f16, float, int
 };
 
-/// A kernel to compile: an #include, a Config struct of named arguments, and an extern "C" __global__ that calls
-/// `shunt::<function><Config>(args...)`. `parameters` is the C++ parameter list ("const shunt::bf16* x, int T").
+/// A kernel to compile: an #include, a Config struct of named arguments, and an extern "C"
+/// __global__ that calls `shunt::<function><Config>(args...)`. `parameters` is the C++ parameter
+/// list ("const shunt::bf16* x, int T").
 struct KernelSource {
-  std::string name;        // also the symbol
-  std::string header;      // "gemv.cuh"
-  std::string function;    // "gemv"
+  std::string name;      // also the symbol
+  std::string header;    // "gemv.cuh"
+  std::string function;  // "gemv"
   std::vector<TemplateArg> config;
-  std::string extra;       // more members of Config, e.g. an epilogue functor
+  std::string extra;  // more members of Config, e.g. an epilogue functor
   std::string parameters;
-  int max_threads = 0;     // __launch_bounds__
+  int max_threads = 0;  // __launch_bounds__
   int min_blocks = 1;
   std::string text() const;
 };
 
-/// Receives the steps of one op. Values are named by ir::Value; the lowering resolves them to buffers.
+/// Receives the steps of one op. Values are named by ir::Value; the lowering resolves them to
+/// buffers.
 class StepBuilder {
  public:
   virtual ~StepBuilder() = default;

@@ -1,6 +1,7 @@
-// Module -> Plan. Parameters and ports get fixed places; then each graph is lowered by itself: choose a row per op,
-// let it emit steps over buffers without offsets, then plan the workspace from the buffers' lifetimes.
-// Entry point lower(); tested by tests/codegen/lower_test.cpp and by every model test.
+// Module -> Plan. Parameters and ports get fixed places; then each graph is lowered by itself:
+// choose a row per op, let it emit steps over buffers without offsets, then plan the workspace from
+// the buffers' lifetimes. Entry point lower(); tested by tests/codegen/lower_test.cpp and by every
+// model test.
 #include "codegen/lower.h"
 
 #include <algorithm>
@@ -13,19 +14,30 @@
 
 namespace shunt::codegen {
 
-Arg StepBuilder::i32(const DimExpr& value) { return {.kind = Arg::Kind::i32, .dim = value, .text = {}}; }
-Arg StepBuilder::i64(const DimExpr& value) { return {.kind = Arg::Kind::i64, .dim = value, .text = {}}; }
-Arg StepBuilder::f32(double value) {
-  return {.kind = Arg::Kind::f32, .dim = {}, .number = static_cast<double>(static_cast<float>(value)), .text = {}};
+Arg StepBuilder::i32(const DimExpr& value) {
+  return {.kind = Arg::Kind::i32, .dim = value, .text = {}};
 }
-Arg StepBuilder::expr(const std::string& text) { return {.kind = Arg::Kind::expr, .dim = {}, .text = text}; }
+Arg StepBuilder::i64(const DimExpr& value) {
+  return {.kind = Arg::Kind::i64, .dim = value, .text = {}};
+}
+Arg StepBuilder::f32(double value) {
+  return {.kind = Arg::Kind::f32,
+          .dim = {},
+          .number = static_cast<double>(static_cast<float>(value)),
+          .text = {}};
+}
+Arg StepBuilder::expr(const std::string& text) {
+  return {.kind = Arg::Kind::expr, .dim = {}, .text = text};
+}
 
 namespace {
 
 using ir::OpKind;
 using ValueArgs = std::unordered_map<const ir::Value*, Arg>;
 
-Arg buffer_arg(int index) { return {.kind = Arg::Kind::buffer, .index = index, .dim = {}, .text = {}}; }
+Arg buffer_arg(int index) {
+  return {.kind = Arg::Kind::buffer, .index = index, .dim = {}, .text = {}};
+}
 
 /// What all programs of one plan share while they are lowered.
 struct PlanState {
@@ -36,7 +48,8 @@ struct PlanState {
   std::map<std::string, int> kernel_of_source;  // source text (or host kernel name) -> index
 
   int kernel(const KernelSource& source) {
-    const auto [it, added] = kernel_of_source.emplace(source.text(), static_cast<int>(out.sources.size()));
+    const auto [it, added] =
+        kernel_of_source.emplace(source.text(), static_cast<int>(out.sources.size()));
     if (added) {
       out.plan.kernels.push_back({source.name, ""});
       out.sources.push_back(source);
@@ -67,8 +80,15 @@ struct PlanState {
 class ProgramLowering : public StepBuilder {
  public:
   ProgramLowering(PlanState& state, const ir::Graph& graph)
-      : state_(state), graph_(graph), context_{state.options.target, state.module, graph, {}, false,
-                                               state.module.page_size, state.options.limits.max_model_len} {
+      : state_(state),
+        graph_(graph),
+        context_{state.options.target,
+                 state.module,
+                 graph,
+                 {},
+                 false,
+                 state.module.page_size,
+                 state.options.limits.max_model_len} {
     for (const auto* list : {&state.module.dims, &graph.dims}) {
       for (const DimDecl& d : *list) context_.upper[d.name] = d.max;
     }
@@ -76,7 +96,8 @@ class ProgramLowering : public StepBuilder {
     program_.name = graph.name;
     program_.graph = graph.name.substr(0, graph.name.find('.'));
     program_.decode = context_.decode;
-    for (const DimDecl& d : state.module.dims) program_.dims.push_back(state.module.dim(graph, d.name));
+    for (const DimDecl& d : state.module.dims)
+      program_.dims.push_back(state.module.dim(graph, d.name));
     values_ = state.fixed;
   }
 
@@ -86,9 +107,9 @@ class ProgramLowering : public StepBuilder {
     for (const auto& op : graph_.ops) {
       if (op->kind != OpKind::store) continue;
       const Arg to = state_.fixed.at(op->operand(1));
-      auto steps = codegen::lower_store(*op->operand(0), to, state_.options, [&](const ir::Op& dummy) {
-        emit_dummy(dummy, op->operand(1)->type, to);
-      });
+      auto steps = codegen::lower_store(
+          *op->operand(0), to, state_.options,
+          [&](const ir::Op& dummy) { emit_dummy(dummy, op->operand(1)->type, to); });
       std::move(steps.begin(), steps.end(), std::back_inserter(program_.steps));
     }
     finish();
@@ -119,7 +140,10 @@ class ProgramLowering : public StepBuilder {
     const auto& dims = state_.module.dims;
     const auto it = std::find_if(dims.begin(), dims.end(), [&](auto& d) { return d.name == dim; });
     SHUNT_CHECK(it != dims.end(), "no dim {}", dim);
-    return {.kind = Arg::Kind::dim_ptr, .index = static_cast<int>(it - dims.begin()), .dim = {}, .text = {}};
+    return {.kind = Arg::Kind::dim_ptr,
+            .index = static_cast<int>(it - dims.begin()),
+            .dim = {},
+            .text = {}};
   }
 
   void launch(const KernelSource& kernel, LaunchSpec spec) override {
@@ -158,7 +182,8 @@ class ProgramLowering : public StepBuilder {
     results_.clear();
     for (const auto& r : op.results) {
       if (!values_.contains(r.get())) {
-        values_[r.get()] = buffer_arg(new_workspace(r->name, r->type, context_.bound(r->type.bytes())));
+        values_[r.get()] =
+            buffer_arg(new_workspace(r->name, r->type, context_.bound(r->type.bytes())));
       }
       results_.push_back(values_.at(r.get()).index);
     }
@@ -230,7 +255,8 @@ class ProgramLowering : public StepBuilder {
     }
     for (size_t i = 0; i < program_.steps.size(); ++i) {
       for_each_buffer(program_.steps[i], [&](int buffer) {
-        if (const auto it = lives.find(buffer); it != lives.end()) it->second.last = static_cast<int>(i);
+        if (const auto it = lives.find(buffer); it != lives.end())
+          it->second.last = static_cast<int>(i);
       });
     }
     std::vector<Lifetime> packed;
@@ -238,7 +264,8 @@ class ProgramLowering : public StepBuilder {
     program_.workspace_bytes = plan_memory(packed);
     check_memory(packed, program_.workspace_bytes);
     size_t i = 0;
-    for (const auto& [buffer, life] : lives) state_.out.plan.buffers[buffer].offset = packed[i++].offset;
+    for (const auto& [buffer, life] : lives)
+      state_.out.plan.buffers[buffer].offset = packed[i++].offset;
     Plan& plan = state_.out.plan;
     plan.workspace_bytes = std::max(plan.workspace_bytes, program_.workspace_bytes);
     plan.programs.push_back(std::move(program_));
@@ -259,19 +286,23 @@ void place_params_and_states(PlanState& state) {
   Plan& plan = state.out.plan;
   for (const ir::Param& p : state.module.params) {
     const Type& type = p.value->type;
-    const int buffer = state.add_buffer(p.value->name, Arena::weights, type, type.bytes().constant());
+    const int buffer =
+        state.add_buffer(p.value->name, Arena::weights, type, type.bytes().constant());
     state.append(buffer, plan.weights_bytes);
     state.fixed[p.value.get()] = buffer_arg(buffer);
   }
   for (const ir::State& s : state.module.states) {
-    state.fixed[s.value.get()] = {.kind = Arg::Kind::state, .index = static_cast<int>(plan.states.size()),
-                                  .dim = {}, .text = {}};
+    state.fixed[s.value.get()] = {.kind = Arg::Kind::state,
+                                  .index = static_cast<int>(plan.states.size()),
+                                  .dim = {},
+                                  .text = {}};
     plan.states.push_back({s.value->name, s.value->type});
   }
 }
 
-/// Ports are shared by role over all graphs. Inputs first, so that one copy brings them all; the logits last, since
-/// they are large and stay on the device. @sample's inputs "logits" and outputs are ports like the others.
+/// Ports are shared by role over all graphs. Inputs first, so that one copy brings them all; the
+/// logits last, since they are large and stay on the device. @sample's inputs "logits" and outputs
+/// are ports like the others.
 void place_ports(PlanState& state) {
   Plan& plan = state.out.plan;
   const auto bytes_of = [&](const ir::Graph& graph, const ir::Value& v) {
@@ -290,7 +321,8 @@ void place_ports(PlanState& state) {
       b.bytes = std::max(b.bytes, bytes_of(graph, v));
       return;
     }
-    plan.ports.push_back({v.name, state.add_buffer(v.name, Arena::io, v.type, bytes_of(graph, v)), output});
+    plan.ports.push_back(
+        {v.name, state.add_buffer(v.name, Arena::io, v.type, bytes_of(graph, v)), output});
   };
   for (const auto& graph : state.module.graphs) {
     if (graph->name == "load") continue;
@@ -298,7 +330,9 @@ void place_ports(PlanState& state) {
     for (const ir::Value* v : graph->outputs) port(*graph, *v, true);
   }
   std::stable_sort(plan.ports.begin(), plan.ports.end(), [&](const Port& a, const Port& b) {
-    const auto rank = [&](const Port& p) { return p.output ? plan.buffers[p.buffer].bytes : int64_t{-1}; };
+    const auto rank = [&](const Port& p) {
+      return p.output ? plan.buffers[p.buffer].bytes : int64_t{-1};
+    };
     return rank(a) < rank(b);
   });
   for (const Port& p : plan.ports) state.append(p.buffer, plan.io_bytes);

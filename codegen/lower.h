@@ -23,16 +23,19 @@ struct LowerOptions {
   const Target& target;
   Limits limits;
   std::function<TensorSource(const std::string& tensor)> find_tensor;
-  std::string only_row = {};  // for tests: this row wins wherever it supports an op, whatever it costs
+  std::string only_row =
+      {};  // for tests: this row wins wherever it supports an op, whatever it costs
 };
 
 struct Lowered {
-  Plan plan;                          // kernels have names, digests come from the compiler
-  std::vector<KernelSource> sources;  // sources[i] belongs to plan.kernels[i]; empty name for a host kernel
+  Plan plan;  // kernels have names, digests come from the compiler
+  std::vector<KernelSource>
+      sources;  // sources[i] belongs to plan.kernels[i]; empty name for a host kernel
 };
 
-/// Lowers @load, every graph whose name begins with "step", and @sample. Throws UserError if an op has no kernel for
-/// the target. Fills what the module knows of the plan; the caller adds model, files and directory.
+/// Lowers @load, every graph whose name begins with "step", and @sample. Throws UserError if an op
+/// has no kernel for the target. Fills what the module knows of the plan; the caller adds model,
+/// files and directory.
 Lowered lower(const ir::Module& module, const LowerOptions& options);
 
 }  // namespace shunt::codegen

@@ -19,8 +19,9 @@ const std::vector<KernelImpl>& table() {
 
 std::vector<KernelImpl> all_kernels() {
   std::vector<KernelImpl> out;
-  for (auto* family : {linear_gemv_kernels, linear_kernels, linear_grouped_kernels, norm_kernels, tensor_kernels,
-                       rope_kernels, attention_kernels, gate_kernels, route_kernels, sample_kernels, cpu_kernels}) {
+  for (auto* family : {linear_gemv_kernels, linear_kernels, linear_grouped_kernels, norm_kernels,
+                       tensor_kernels, rope_kernels, attention_kernels, gate_kernels, route_kernels,
+                       sample_kernels, cpu_kernels}) {
     std::vector<KernelImpl> rows = family();
     std::move(rows.begin(), rows.end(), std::back_inserter(out));
   }
@@ -40,7 +41,8 @@ const KernelImpl& select(const ir::Op& op, const Context& context, std::string_v
     }
   }
   if (best == nullptr) {
-    user_error("no kernel computes `{}` on target {} (at {})", ir::print(op), context.target.name, op.loc);
+    user_error("no kernel computes `{}` on target {} (at {})", ir::print(op), context.target.name,
+               op.loc);
   }
   return *best;
 }
@@ -50,7 +52,8 @@ double roofline_seconds(const ir::Op& op, const Context& context, bool tensor_co
   const ir::Cost cost = op.info().cost(op);
   const Target& t = context.target;
   const double rate = tensor_cores ? t.matmul_flops_per_s : t.vector_flops_per_s;
-  const double move = static_cast<double>(context.bound(cost.bytes)) / (t.memory_bytes_per_s * bandwidth_share);
+  const double move =
+      static_cast<double>(context.bound(cost.bytes)) / (t.memory_bytes_per_s * bandwidth_share);
   const double compute = static_cast<double>(context.bound(cost.flops)) / (rate * compute_share);
   return std::max(move, compute) + t.launch_seconds;
 }

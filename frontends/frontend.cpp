@@ -134,9 +134,8 @@ ImportedModel import_architecture(const hf::Config& config, const Architecture& 
   model.ignored_keys = config.finish(arch.family);
   model.limits = choose_limits(options, arch.max_positions, model.facts.experts_per_token);
   model.activation = choose_activation(options, arch, checkpoint);
-  BuiltModule built =
-      build_module(arch, checkpoint,
-                   {model.limits, model.activation, options.force_routing, source});
+  BuiltModule built = build_module(arch, checkpoint,
+                                   {model.limits, model.activation, options.force_routing, source});
   model.module = std::move(built.module);
   model.unused_tensors = std::move(built.unused_tensors);
   if (!model.ignored_keys.empty()) {

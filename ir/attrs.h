@@ -267,8 +267,8 @@ struct TopkGateAttrs {
   // routes of a step of T tokens, computed in float32; the others get id -1 and weight 0, and
   // RouteNorm::sum is over what is left. Who stays: `order`: all first choices in token order, then
   // the second ones (k <= 2; else token order); `score`: the highest scores, then token order;
-  // `random`: by a number made from seed, token and expert. sample_second (k = 2): the second expert
-  // is chosen by logit plus Gumbel noise from the same numbers.
+  // `random`: by a number made from seed, token and expert. sample_second (k = 2): the second
+  // expert is chosen by logit plus Gumbel noise from the same numbers.
   Drop drop = Drop::none;
   double capacity_factor = 0;
   int64_t min_capacity = 0;

@@ -1,14 +1,15 @@
-// The one list of ops. An op's name is its token in text, its enum value, and the suffix of its functions
-// (infer_rms_norm, cost_rms_norm, eval_rms_norm, and the codegen rows), so that a missing piece is a link error and
-// one grep finds all. Constraints are labelled C1, C2, ... here, in ir/ops/*.cpp and in one negative test each
-// (tests/ir/<op>.mir).
+// The one list of ops. An op's name is its token in text, its enum value, and the suffix of its
+// functions (infer_rms_norm, cost_rms_norm, eval_rms_norm, and the codegen rows), so that a missing
+// piece is a link error and one grep finds all. Constraints are labelled C1, C2, ... here, in
+// ir/ops/*.cpp and in one negative test each (tests/ir/<op>.mir).
 //
-// Notation: T tokens of the batch, S sequences, R rows that need logits, H hidden, E experts, k routes a token.
-// Float types may differ between operands; arithmetic is float32, the result is rounded once, to its type. A route is
-// a pair (token t, choice j) with index t*k + j; an expert id of -1 is a dropped or padded route.
-// "state" operands are paged (ir/module.h): row p of sequence s lives in page block_tables[s][p / page_size] at row
-// p % page_size. Common step inputs: positions i32[T]; seq_starts i32[S+1], token offsets of each sequence in the
-// batch; kv_lens i32[S], length of each sequence after this step; block_tables i32[S, B].
+// Notation: T tokens of the batch, S sequences, R rows that need logits, H hidden, E experts, k
+// routes a token. Float types may differ between operands; arithmetic is float32, the result is
+// rounded once, to its type. A route is a pair (token t, choice j) with index t*k + j; an expert id
+// of -1 is a dropped or padded route. "state" operands are paged (ir/module.h): row p of sequence s
+// lives in page block_tables[s][p / page_size] at row p % page_size. Common step inputs: positions
+// i32[T]; seq_starts i32[S+1], token offsets of each sequence in the batch; kv_lens i32[S], length
+// of each sequence after this step; block_tables i32[S, B].
 #pragma once
 
 #include <array>
@@ -71,10 +72,11 @@ enum class OpKind : uint8_t {
 };
 
 /// Every attribute type once.
-using Attrs = std::variant<NoAttrs, CheckpointAttrs, DummyAttrs, ConstantAttrs, AxisAttrs, SliceAttrs,
-                           ReshapeAttrs, EmbeddingAttrs, PointwiseAttrs, GluAttrs, NormAttrs, AddNormAttrs,
-                           LinearAttrs, RopeAttrs, RopeAppendAttrs, AttentionAttrs, EncoderAttentionAttrs, TopkGateAttrs, NormGateAttrs,
-                           RouteSortAttrs, GroupedLinearAttrs>;
+using Attrs =
+    std::variant<NoAttrs, CheckpointAttrs, DummyAttrs, ConstantAttrs, AxisAttrs, SliceAttrs,
+                 ReshapeAttrs, EmbeddingAttrs, PointwiseAttrs, GluAttrs, NormAttrs, AddNormAttrs,
+                 LinearAttrs, RopeAttrs, RopeAppendAttrs, AttentionAttrs, EncoderAttentionAttrs,
+                 TopkGateAttrs, NormGateAttrs, RouteSortAttrs, GroupedLinearAttrs>;
 
 struct Op;
 
@@ -84,7 +86,8 @@ struct Cost {
   Dim flops;
 };
 
-/// Result types of `op`, from its operands and attributes; also its verifier. Throws UserError "rms_norm (C1): ...".
+/// Result types of `op`, from its operands and attributes; also its verifier. Throws UserError
+/// "rms_norm (C1): ...".
 using InferFn = std::vector<Type> (*)(const Op& op);
 using CostFn = Cost (*)(const Op& op);
 

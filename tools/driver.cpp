@@ -207,8 +207,7 @@ std::string plan_key(const CompileOptions& o) {
   add(fmt::format("{} {} {} {} {} {} {} {}", o.target, o.dtype, o.max_model_len, o.max_num_seqs,
                   o.max_num_batched_tokens, o.max_logit_rows, o.dummy_weights, o.force_routing));
   add(fs::canonical(o.model_dir).string());
-  for (const char* name :
-       {"config.json", "generation_config.json", "ds_inference_config.json"}) {
+  for (const char* name : {"config.json", "generation_config.json", "ds_inference_config.json"}) {
     std::ifstream file(o.model_dir / name, std::ios::binary);
     add(std::string(std::istreambuf_iterator<char>(file), {}));
   }

@@ -40,8 +40,8 @@ struct Attention {
   /// q, k and v in one 16-bit type and without slopes, in heads that 16-wide fragments divide.
   bool fits_tensor_cores() const {
     const DType e = q->type.dtype;
-    return slopes == nullptr && is_half(e) && k->type.dtype == e && v->type.dtype == e && out->type.dtype == e &&
-           dim % 16 == 0 && dim_v % 16 == 0 && dim <= 256 && dim_v <= 256;
+    return slopes == nullptr && is_half(e) && k->type.dtype == e && v->type.dtype == e &&
+           out->type.dtype == e && dim % 16 == 0 && dim_v % 16 == 0 && dim <= 256 && dim_v <= 256;
   }
 };
 

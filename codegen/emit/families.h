@@ -1,4 +1,5 @@
-// One function a family of kernels: its rows of the selection table, best first. all_kernels() joins them.
+// One function a family of kernels: its rows of the selection table, best first. all_kernels()
+// joins them.
 #pragma once
 
 #include <vector>

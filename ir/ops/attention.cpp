@@ -125,10 +125,12 @@ Cost cost_rope_append(const Op& op) {
 
 // C1 q is a real [T, heads, D]. C2 seq_starts are i32[S+1], block_tables i32[S, B]. C3 kv_lens are
 // i32[S]. C4 the rows of @k are real [kv_heads, D], of @v [kv_heads, Dv]; kv_heads divides heads.
-// C5 sinks and slopes are real [heads]. C6 scale is finite; window, chunk and softcap are not negative.
+// C5 sinks and slopes are real [heads]. C6 scale is finite; window, chunk and softcap are not
+// negative.
 std::vector<Type> infer_attention(const Op& op) {
   const auto& a = op.as<AttentionAttrs>();
-  check_operands(op, {"q", "seq_starts", "kv_lens", "block_tables", "@k", "@v", "sinks?", "slopes?"});
+  check_operands(op,
+                 {"q", "seq_starts", "kv_lens", "block_tables", "@k", "@v", "sinks?", "slopes?"});
   const Type& q = type_of(op, 0);
   SHUNT_RULE(1, is_real(q, 3) && q.shape[1].is_constant() && q.shape[2].is_constant(),
              "q {} is not a float [T, heads, D]", str(q));
@@ -168,7 +170,6 @@ Cost cost_attention(const Op& op) {
           (q.elements() + op.result()->type.elements()) * context * 2};
 }
 
-
 // C1 q, k and v are real [T, heads, D], [T, kv_heads, D] and [T, kv_heads, Dv]; kv_heads divides
 // heads. C2 seq_starts are i32[S+1]. C3 scale is finite.
 std::vector<Type> infer_encoder_attention(const Op& op) {
@@ -179,8 +180,7 @@ std::vector<Type> infer_encoder_attention(const Op& op) {
   };
   const bool fits = sized(q) && sized(k) && sized(v) && q.shape[0] == k.shape[0] &&
                     q.shape[0] == v.shape[0] && q.last() == k.last() && k.shape[1] == v.shape[1] &&
-                    k.shape[1].constant() > 0 &&
-                    q.shape[1].constant() % k.shape[1].constant() == 0;
+                    k.shape[1].constant() > 0 && q.shape[1].constant() % k.shape[1].constant() == 0;
   SHUNT_RULE(1, fits, "q {}, k {} and v {} are not float [T, heads, D]", str(q), str(k), str(v));
   SHUNT_RULE(2, is_i32(type_of(op, 3), 1), "seq_starts {} are not i32[S+1]", str(type_of(op, 3)));
   SHUNT_RULE(3, std::isfinite(op.as<EncoderAttentionAttrs>().scale), "scale = {}",
@@ -189,7 +189,8 @@ std::vector<Type> infer_encoder_attention(const Op& op) {
 }
 /// As if all tokens were of one sequence of kPageRows tokens: how they are cut no Dim expresses.
 Cost cost_encoder_attention(const Op& op) {
-  return {io_bytes(op), (type_of(op, 0).elements() + op.result()->type.elements()) * (2 * kPageRows)};
+  return {io_bytes(op),
+          (type_of(op, 0).elements() + op.result()->type.elements()) * (2 * kPageRows)};
 }
 
 }  // namespace shunt::ir

@@ -45,8 +45,8 @@ FileReader::FileReader(const std::filesystem::path& directory, const CheckpointF
         path_, size_, expected.size);
   }
   const bool torch = expected.name.ends_with(".pt");
-  const std::string digest = torch ? zip_directory_digest(FileSource(*this), path_)
-                                   : safetensors_header_digest(*this);
+  const std::string digest =
+      torch ? zip_directory_digest(FileSource(*this), path_) : safetensors_header_digest(*this);
   if (digest != expected.header_digest) {
     plan_error(
         "{}: its header is not the one the plan was compiled from; the file changed: compile the "

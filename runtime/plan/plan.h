@@ -1,6 +1,7 @@
-// The plan: what the compiler hands to the runtime. A folder with plan.json (this struct, readable and diffable) and
-// kernels/<digest>.{cu,cubin}. Plain data; all checking is in validate(), which runs at load. The same input gives the
-// same plan, byte for byte: no times, no absolute paths but the checkpoint's.
+// The plan: what the compiler hands to the runtime. A folder with plan.json (this struct, readable
+// and diffable) and kernels/<digest>.{cu,cubin}. Plain data; all checking is in validate(), which
+// runs at load. The same input gives the same plan, byte for byte: no times, no absolute paths but
+// the checkpoint's.
 #pragma once
 
 #include <array>
@@ -34,8 +35,9 @@ struct Buffer {
   bool operator==(const Buffer&) const = default;
 };
 
-/// Paged memory that lives across steps: `row` a token, pages of plan.limits.page_size rows; the number of pages is
-/// bound at load. State i of n pages is one array [pages, page_size, row...], all states one after another.
+/// Paged memory that lives across steps: `row` a token, pages of plan.limits.page_size rows; the
+/// number of pages is bound at load. State i of n pages is one array [pages, page_size, row...],
+/// all states one after another.
 struct StateDecl {
   std::string name;
   Type row;
@@ -45,13 +47,15 @@ struct StateDecl {
 /// One kernel argument (also: one slot of a host kernel's argument list).
 struct Arg {
   enum class Kind : uint8_t {
-    buffer,    // address of buffers[index] + offset
-    state,     // address of states[index]
-    i32, i64,  // value of `dim`
-    f32,       // `number`
-    dim_ptr,   // address of the int32 value of dims[index] in device memory: the true value inside a graph bucket
-    expr,      // host kernels only: `text` is an Expr
-    null,      // an absent operand
+    buffer,  // address of buffers[index] + offset
+    state,   // address of states[index]
+    i32,
+    i64,      // value of `dim`
+    f32,      // `number`
+    dim_ptr,  // address of the int32 value of dims[index] in device memory: the true value inside a
+              // graph bucket
+    expr,     // host kernels only: `text` is an Expr
+    null,     // an absent operand
   };
   Kind kind = Kind::null;
   int index = -1;
@@ -75,14 +79,16 @@ struct Launch {
   int kernel = -1;
   std::array<DimExpr, 3> grid{DimExpr(1), DimExpr(1), DimExpr(1)};
   int threads = 0;
-  int64_t smem = 0;      // dynamic shared memory, bytes
+  int64_t smem = 0;  // dynamic shared memory, bytes
   int cluster = 1;
-  bool dependent = false;  // programmatic dependent launch: may start before the previous kernel ends
+  bool dependent =
+      false;  // programmatic dependent launch: may start before the previous kernel ends
   std::vector<Arg> args;
   bool operator==(const Launch&) const = default;
 };
 
-/// d[m, n] = x[m, k] . w[n, k]^T (+ c[m, n]) (+ bias[n]), row-major, float32 accumulation, through cuBLASLt.
+/// d[m, n] = x[m, k] . w[n, k]^T (+ c[m, n]) (+ bias[n]), row-major, float32 accumulation, through
+/// cuBLASLt.
 struct Matmul {
   Arg x, w, c, bias, d;
   DType x_type = DType::bf16, w_type = DType::bf16, d_type = DType::bf16;
@@ -113,9 +119,10 @@ struct Constant {
   bool operator==(const Constant&) const = default;
 };
 
-/// Part of a checkpoint tensor into a parameter: `rows` runs of `row_bytes`, `from_pitch` apart in the file and
-/// `to_pitch` apart in memory. With `transpose_rows` > 0 (then equal to rows) element (r, c) of the source goes to
-/// (c, r): `to_pitch` is then from one column of the source to the next.
+/// Part of a checkpoint tensor into a parameter: `rows` runs of `row_bytes`, `from_pitch` apart in
+/// the file and `to_pitch` apart in memory. With `transpose_rows` > 0 (then equal to rows) element
+/// (r, c) of the source goes to (c, r): `to_pitch` is then from one column of the source to the
+/// next.
 struct Read {
   int file = -1;            // index into plan.files
   std::string tensor;       // for messages
@@ -145,16 +152,17 @@ struct Step {
 
 /// One graph lowered for one range of its dims.
 struct Program {
-  std::string name;   // "load", "step.decode.8", "step.prefill.2048", "sample"
-  std::string graph;  // "load", "step" or "sample"
-  bool decode = false;            // every sequence has exactly one new token
-  std::vector<DimDecl> dims;      // ranges under which this program is valid; step: T, S, R
+  std::string name;           // "load", "step.decode.8", "step.prefill.2048", "sample"
+  std::string graph;          // "load", "step" or "sample"
+  bool decode = false;        // every sequence has exactly one new token
+  std::vector<DimDecl> dims;  // ranges under which this program is valid; step: T, S, R
   std::vector<Step> steps;
   int64_t workspace_bytes = 0;
   bool operator==(const Program&) const = default;
 };
 
-/// A step input or output by role, in the io arena; "tokens", "positions", "logits", "ids", ... (docs/plan.md).
+/// A step input or output by role, in the io arena; "tokens", "positions", "logits", "ids", ...
+/// (docs/plan.md).
 struct Port {
   std::string role;
   int buffer = -1;
@@ -180,12 +188,12 @@ struct Limits {
 
 /// What the engine needs to know of the model besides the graph.
 struct ModelInfo {
-  std::string name;               // model_type and size, for people
+  std::string name;  // model_type and size, for people
   int64_t vocab_size = 0;
   std::vector<int64_t> eos_ids;
-  int64_t bos_id = -1;            // -1: none
+  int64_t bos_id = -1;  // -1: none
   int64_t layers = 0;
-  int64_t experts = 0;            // of the largest MoE layer; 0 for a dense model
+  int64_t experts = 0;  // of the largest MoE layer; 0 for a dense model
   int64_t experts_per_token = 0;
   int64_t moe_layers = 0;
   int64_t parameters = 0;         // elements of all parameters
@@ -217,10 +225,12 @@ struct Plan {
   int find_port(const std::string& role) const;
 };
 
-/// Throws UserError (incompatible_plan) with the path of what is wrong ("programs[3].steps[17].args[2]").
+/// Throws UserError (incompatible_plan) with the path of what is wrong
+/// ("programs[3].steps[17].args[2]").
 void validate(const Plan& plan);
 
-/// JSON text of a plan and back. The reader is strict: an unknown or missing key is an error with its path.
+/// JSON text of a plan and back. The reader is strict: an unknown or missing key is an error with
+/// its path.
 std::string to_json(const Plan& plan);
 Plan plan_from_json(const std::string& text);
 

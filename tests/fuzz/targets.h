@@ -77,8 +77,8 @@ inline void check_torch_file(const TorchFile& file, int64_t size) {
   }
 }
 
-/// `data` is a whole .pt file; or, after a byte that is not 'P', a pickle to be wrapped into one with
-/// a storage "0" of 64 bytes, so that the fuzzer need not keep an archive's sizes right.
+/// `data` is a whole .pt file; or, after a byte that is not 'P', a pickle to be wrapped into one
+/// with a storage "0" of 64 bytes, so that the fuzzer need not keep an archive's sizes right.
 inline void torch_file(const uint8_t* data, size_t size) {
   std::string archive(reinterpret_cast<const char*>(data), size);
   if (size > 0 && data[0] != 'P') {
@@ -88,8 +88,8 @@ inline void torch_file(const uint8_t* data, size_t size) {
     const auto add = [&](const std::string& name, const std::string& bytes) {
       const std::string sizes = u32(bytes.size()) + u32(bytes.size()) + u16(name.size()) + u16(0);
       const std::string start = u16(20) + u16(0) + u16(0) + u32(0) + u32(0) + sizes;
-      directory += "PK" + u16(20) + start + u16(0) + u16(0) + u16(0) + u32(0) +
-                   u32(body.size()) + name;
+      directory +=
+          "PK" + u16(20) + start + u16(0) + u16(0) + u16(0) + u32(0) + u32(body.size()) + name;
       body += "PK" + start + name + bytes;
     };
     add("a/data.pkl", archive.substr(1));

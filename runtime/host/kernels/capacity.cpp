@@ -49,7 +49,9 @@ void Capacity::apply(const float* logits, float* w, int32_t* ids, ThreadPool& po
     order[n++] = static_cast<int32_t>(r);
     switch (drop) {
       case HostDrop::score: key[r] = w[r]; break;
-      case HostDrop::random: key[r] = static_cast<float>(uniform_of_route(seed, r / k, ids[r])); break;
+      case HostDrop::random:
+        key[r] = static_cast<float>(uniform_of_route(seed, r / k, ids[r]));
+        break;
       case HostDrop::order:
       case HostDrop::none: key[r] = 0; break;
     }

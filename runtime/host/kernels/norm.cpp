@@ -32,7 +32,8 @@ struct Norm {
   }
 };
 
-/// The arguments both norms end with, and their rows. `passes`: over a row of x, to size the chunks.
+/// The arguments both norms end with, and their rows. `passes`: over a row of x, to size the
+/// chunks.
 void norm_rows(Args& args, Norm& norm, const float* x, int64_t passes, ThreadPool& pool) {
   const int64_t rows = args.integer();
   norm.n = args.integer();

@@ -83,8 +83,8 @@ Routes expected_mix(const Router& r, std::vector<double> logits, const int32_t* 
     }
     double sum = 0;
     const auto counts = [&](size_t e) {
-      return !taken[e] && (logits[best] - logits[e]) / std::max(std::abs(logits[e]), logits[best]) <=
-                              r.jitter;
+      return !taken[e] &&
+             (logits[best] - logits[e]) / std::max(std::abs(logits[e]), logits[best]) <= r.jitter;
     };
     for (size_t e = 0; e < logits.size(); ++e) {
       if (counts(e)) sum += std::exp(logits[e] - logits[best]);
@@ -176,7 +176,11 @@ TEST(HostTopkGate, AllRouters) {
     std::vector<int32_t> ids(static_cast<size_t>(tokens * r.k), -7);
     Call call;
     gate_args(call.p(logits), r, b, f, tokens, w, ids)
-        .i(0).f(0).i(0).i(0).i(0)  // no capacity
+        .i(0)
+        .f(0)
+        .i(0)
+        .i(0)
+        .i(0)  // no capacity
         .run("topk_gate", pool());
     for (int64_t t = 0; t < tokens; ++t) {
       const std::vector<double> row(logits.begin() + t * r.experts,
@@ -199,12 +203,16 @@ TEST(HostTopkGate, SparseMixer) {
     std::vector<int32_t> ids(static_cast<size_t>(tokens * r.k), -7);
     Call call;
     gate_args(call.p(logits), r, nullptr, &forced, tokens, w, ids)
-        .i(0).f(0).i(0).i(0).i(0)  // no capacity
+        .i(0)
+        .f(0)
+        .i(0)
+        .i(0)
+        .i(0)  // no capacity
         .run("topk_gate", pool());
     for (int64_t t = 0; t < tokens; ++t) {
-      const Routes want = expected_mix(
-          r, {logits.begin() + t * r.experts, logits.begin() + (t + 1) * r.experts},
-          forced.data() + t * r.k);
+      const Routes want =
+          expected_mix(r, {logits.begin() + t * r.experts, logits.begin() + (t + 1) * r.experts},
+                       forced.data() + t * r.k);
       for (int64_t j = 0; j < r.k; ++j) {
         const auto at = static_cast<size_t>(t * r.k + j);
         ASSERT_EQ(ids[at], want.ids[static_cast<size_t>(j)]);
@@ -221,8 +229,12 @@ TEST(HostTopkGate, TiesGoToTheLowestExpert) {
   std::vector<int32_t> ids(3, -7);
   Call call;
   gate_args(call.p(logits), r, nullptr, nullptr, 1, w, ids)
-        .i(0).f(0).i(0).i(0).i(0)  // no capacity
-        .run("topk_gate", pool());
+      .i(0)
+      .f(0)
+      .i(0)
+      .i(0)
+      .i(0)  // no capacity
+      .run("topk_gate", pool());
   EXPECT_EQ(ids, (std::vector<int32_t>{1, 2, 4}));
 }
 
@@ -233,8 +245,12 @@ TEST(HostTopkGate, LargeLogitsOverflowNothing) {
   std::vector<int32_t> ids(2, -7);
   Call call;
   gate_args(call.p(logits), r, nullptr, nullptr, 1, w, ids)
-        .i(0).f(0).i(0).i(0).i(0)  // no capacity
-        .run("topk_gate", pool());
+      .i(0)
+      .f(0)
+      .i(0)
+      .i(0)
+      .i(0)  // no capacity
+      .run("topk_gate", pool());
   EXPECT_EQ(ids, (std::vector<int32_t>{0, 2}));
   EXPECT_FLOAT_EQ(w[0], 0.5f);
 }
