@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "ir/error.h"
+#include "ir/random.h"
 
 namespace shunt::ir {
 

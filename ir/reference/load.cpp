@@ -2,6 +2,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "ir/random.h"
 #include "ir/reference/op_call.h"
 
 namespace shunt::ir {

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "ir/error.h"
+#include "ir/random.h"
 
 namespace shunt {
 

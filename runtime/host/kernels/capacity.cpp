@@ -6,6 +6,8 @@
 #include <cmath>
 #include <limits>
 
+#include "ir/random.h"
+
 namespace shunt::host {
 
 namespace {

@@ -2,6 +2,7 @@
 // (seed, i) alone. Test: tests/runtime/host/rows_test.cpp.
 #include <cmath>
 
+#include "ir/random.h"
 #include "runtime/host/kernels/args.h"
 
 namespace shunt::host {
