@@ -1,6 +1,6 @@
 // Counter-based random numbers: the same on every machine and target, since dummy weights, sampling
-// and the gate's random choices are part of what a plan computes. codegen/kernels/dummy.cuh repeats
-// splitmix64 for the device.
+// and the gate's random choices are part of what a plan computes. codegen/kernels/common/random.cuh
+// repeats this for the device.
 #pragma once
 
 #include <cstdint>

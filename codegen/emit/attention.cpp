@@ -1,5 +1,5 @@
-// Rows of attention: split-KV decoding and tiled prefill on tensor cores, and a portable one for
-// everything else. Entry point attention_kernels(); tested by
+// Rows of attention and encoder_attention: split-KV decoding and tiled prefill on tensor cores, and
+// a portable one for everything else. Entry point attention_kernels(); tested by
 // tests/codegen/attention_nvrtc_test.cpp (compiles) and tests/kernels (values).
 #include <algorithm>
 
@@ -12,29 +12,41 @@ namespace {
 
 constexpr int64_t kThreads = 128;
 
-/// The op's operands and sizes by name.
+/// The operands, attributes and sizes of attention or encoder_attention by name.
 struct Attention {
-  const ir::Value *q, *seq_starts, *kv_lens, *tables, *k, *v, *sinks, *slopes, *out;
-  int64_t heads, kv_heads, dim, dim_v, table_cols;
+  bool encoder;
+  const ir::Value *q, *seq_starts, *kv_lens = nullptr, *tables = nullptr, *k, *v, *sinks = nullptr,
+                                   *slopes = nullptr, *out;
+  ir::AttentionAttrs attrs;
+  int64_t heads, kv_heads, dim, dim_v, table_cols = 0;
   Dim tokens, sequences;
 
   explicit Attention(const ir::Op& op)
-      : q(op.operand(0)),
-        seq_starts(op.operand(1)),
-        kv_lens(op.operand(2)),
-        tables(op.operand(3)),
-        k(op.operand(4)),
-        v(op.operand(5)),
-        sinks(op.operand(6)),
-        slopes(op.operand(7)),
-        out(op.result()),
-        heads(q->type.shape[1].constant()),
-        kv_heads(k->type.shape[0].constant()),
-        dim(q->type.shape[2].constant()),
-        dim_v(v->type.shape[1].constant()),
-        table_cols(tables->type.shape[1].constant()),
-        tokens(q->type.shape[0]),
-        sequences(tables->type.shape[0]) {}
+      : encoder(op.kind == ir::OpKind::encoder_attention), q(op.operand(0)), out(op.result()) {
+    if (encoder) {
+      k = op.operand(1);
+      v = op.operand(2);
+      seq_starts = op.operand(3);
+      attrs.scale = op.as<ir::EncoderAttentionAttrs>().scale;
+      sequences = seq_starts->type.shape[0] - 1;
+    } else {
+      seq_starts = op.operand(1);
+      kv_lens = op.operand(2);
+      tables = op.operand(3);
+      k = op.operand(4);
+      v = op.operand(5);
+      sinks = op.operand(6);
+      slopes = op.operand(7);
+      attrs = op.as<ir::AttentionAttrs>();
+      table_cols = tables->type.shape[1].constant();
+      sequences = tables->type.shape[0];
+    }
+    tokens = q->type.shape[0];
+    heads = q->type.shape[1].constant();
+    dim = q->type.shape[2].constant();
+    kv_heads = k->type.shape[k->type.rank() - 2].constant();
+    dim_v = v->type.last().constant();
+  }
 
   int64_t group() const { return heads / kv_heads; }
   /// q, k and v in one 16-bit type and without slopes, in heads that 16-wide fragments divide.
@@ -45,9 +57,8 @@ struct Attention {
   }
 };
 
-void add_config(const ir::Op& op, const Attention& a, LaunchBuilder& launch,
-                const Context& context) {
-  const auto& attrs = op.as<ir::AttentionAttrs>();
+void add_config(const Attention& a, LaunchBuilder& launch, const Context& context) {
+  const ir::AttentionAttrs& attrs = a.attrs;
   launch.type("Sink", a.sinks ? a.sinks->type.dtype : DType::f32);
   launch.number("kHeads", a.heads).number("kKvHeads", a.kv_heads);
   launch.number("kDim", a.dim).number("kDimV", a.dim_v);
@@ -55,7 +66,22 @@ void add_config(const ir::Op& op, const Attention& a, LaunchBuilder& launch,
   launch.number("kThreads", kThreads);
   launch.real("kScale", attrs.scale).real("kSoftcap", attrs.softcap);
   launch.number("kWindow", attrs.window).number("kChunk", attrs.chunk);
-  launch.boolean("kHasSinks", a.sinks != nullptr);
+  launch.boolean("kHasSinks", a.sinks != nullptr).boolean("kEncoder", a.encoder);
+}
+
+/// The batch, as the kernels for any batch take it.
+void add_batch(const Attention& a, LaunchBuilder& launch) {
+  const auto ints = [&](const char* name, const ir::Value* value) {
+    if (value != nullptr) {
+      launch.in(name, value);
+    } else {
+      launch.parameter(std::string("const int* ") + name, Arg{});
+    }
+  };
+  launch.in("q", a.q).in("seq_starts", a.seq_starts);
+  ints("kv_lens", a.kv_lens);
+  ints("block_tables", a.tables);
+  launch.in("k", a.k).in("v", a.v).in("sinks", a.sinks);
 }
 
 // ---- portable ----
@@ -75,14 +101,11 @@ void emit_portable(const ir::Op& op, StepBuilder& steps) {
   LaunchBuilder launch(steps, "attention_portable", "attention_portable.cuh", "attention_portable");
   launch.type("Q", a.q->type.dtype).type("K", a.k->type.dtype).type("V", a.v->type.dtype);
   launch.type("Out", a.out->type.dtype);
-  add_config(op, a, launch, steps.context());
+  add_config(a, launch, steps.context());
   launch.type("Slope", a.slopes ? a.slopes->type.dtype : DType::f32);
   launch.boolean("kHasSlopes", a.slopes != nullptr);
-  launch.in("q", a.q)
-      .in("seq_starts", a.seq_starts)
-      .in("kv_lens", a.kv_lens)
-      .in("block_tables", a.tables);
-  launch.in("k", a.k).in("v", a.v).in("sinks", a.sinks).in("slopes", a.slopes).out("out", a.out);
+  add_batch(a, launch);
+  launch.in("slopes", a.slopes).out("out", a.out);
   launch.size("T", a.tokens).size("S", a.sequences);
   launch.launch({DimExpr(a.tokens), DimExpr(a.heads), DimExpr(1)}, kThreads);
 }
@@ -104,12 +127,9 @@ void emit_prefill(const ir::Op& op, StepBuilder& steps) {
   const int64_t keys = std::max(a.dim, a.dim_v) <= 128 ? 64 : 32;
   LaunchBuilder launch(steps, "attention_prefill", "attention_prefill.cuh", "attention_prefill");
   launch.type("E", a.q->type.dtype).number("kKeys", keys);
-  add_config(op, a, launch, steps.context());
-  launch.in("q", a.q)
-      .in("seq_starts", a.seq_starts)
-      .in("kv_lens", a.kv_lens)
-      .in("block_tables", a.tables);
-  launch.in("k", a.k).in("v", a.v).in("sinks", a.sinks).out("out", a.out).size("S", a.sequences);
+  add_config(a, launch, steps.context());
+  add_batch(a, launch);
+  launch.out("out", a.out).size("S", a.sequences);
   const int64_t smem =
       2 * (kRows * (a.dim + 8) + 2 * keys * (a.dim + 8) + 2 * keys * (a.dim_v + 8));
   // Each sequence has at most one tile that is not full.
@@ -166,7 +186,7 @@ void emit_decode(const ir::Op& op, StepBuilder& steps) {
   const int64_t units = context.bound(a.sequences) * a.kv_heads * cut.passes;
   LaunchBuilder launch(steps, "attention_decode", "attention_decode.cuh", "attention_decode");
   launch.type("E", a.q->type.dtype);
-  add_config(op, a, launch, context);
+  add_config(a, launch, context);
   launch.number("kHeadTiles", cut.head_tiles).number("kPasses", cut.passes);
   launch.number("kMaxSplits", kMaxSplits).number("kMaxPages", cut.max_pages);
   launch.number("kMaxCounters", module_bound(context, a.sequences) * a.kv_heads * cut.passes);
@@ -190,6 +210,10 @@ std::vector<KernelImpl> attention_kernels() {
       {"attention.decode", OpKind::attention, supports_decode, seconds_decode, emit_decode},
       {"attention.prefill", OpKind::attention, supports_prefill, seconds_prefill, emit_prefill},
       {"attention.portable", OpKind::attention, supports_portable, seconds_portable, emit_portable},
+      {"encoder_attention.tiled", OpKind::encoder_attention, supports_prefill, seconds_prefill,
+       emit_prefill},
+      {"encoder_attention.portable", OpKind::encoder_attention, supports_portable, seconds_portable,
+       emit_portable},
   };
 }
 

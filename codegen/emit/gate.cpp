@@ -1,5 +1,5 @@
-// Rows of topk_gate and norm_gate (kernels/gate.cuh). Entry point gate_kernels(); tested by
-// tests/codegen/gate_nvrtc_test.cpp (compiles) and tests/kernels (values).
+// Rows of topk_gate and norm_gate (kernels/gate.cuh, capacity.cuh). Entry point gate_kernels();
+// tested by tests/codegen/gate_nvrtc_test.cpp (compiles) and tests/kernels (values).
 #include <algorithm>
 
 #include "codegen/emit/families.h"
@@ -35,25 +35,75 @@ constexpr int64_t kMaxExperts = 1024, kMaxTop = 32;
 bool supports_topk_gate(const ir::Op& op, const Context& context) {
   return is_cuda(context) && has_plain_types(op) &&
          op.operand(0)->type.last().constant() <= kMaxExperts &&
-         op.as<ir::TopkGateAttrs>().k <= kMaxTop &&
-         !op.as<ir::TopkGateAttrs>().depends_on_batch();  // cpu only so far
+         op.as<ir::TopkGateAttrs>().k <= kMaxTop;
 }
 
 double seconds_topk_gate(const ir::Op& op, const Context& context) {
   return roofline_seconds(op, context, false, 0.5, 0.2);
 }
 
-void emit_topk_gate(const ir::Op& op, StepBuilder& steps) {
+void emit_choice(const ir::Op& op, const ir::TopkGateAttrs& a, StepBuilder& steps) {
   const Type& logits = op.operand(0)->type;
   constexpr int64_t kThreads = 128;
   LaunchBuilder launch(steps, "topk_gate", "gate.cuh", "topk_gate");
-  add_gate_config(launch, op.as<ir::TopkGateAttrs>(), logits.last().constant(), op.operand(1),
-                  op.operand(2));
+  add_gate_config(launch, a, logits.last().constant(), op.operand(1), op.operand(2));
   launch.number("kThreads", kThreads);
   launch.in("logits", op.operand(0)).in("selection_bias", op.operand(1));
   forced_ids(launch, op.operand(2)).out("w", op.result(0)).out("ids", op.result(1));
   launch.size("T", logits.shape[0]);
   launch.launch(DimExpr::ceildiv(logits.shape[0], kThreads / 32), kThreads);
+}
+
+void emit_sample_second(const ir::Op& op, const ir::TopkGateAttrs& a, StepBuilder& steps) {
+  const Type& logits = op.operand(0)->type;
+  constexpr int64_t kThreads = 128;
+  LaunchBuilder launch(steps, "sample_second", "capacity.cuh", "sample_second");
+  launch.number("kExperts", logits.last().constant()).number("kThreads", kThreads);
+  launch.boolean("kHasForced", op.operand(2) != nullptr);
+  forced_ids(launch.in("logits", op.operand(0)), op.operand(2));
+  launch.out("w", op.result(0)).out("ids", op.result(1)).i64("seed", DimExpr(a.seed));
+  launch.size("T", logits.shape[0]);
+  launch.launch(DimExpr::ceildiv(logits.shape[0], kThreads / 32), kThreads);
+}
+
+void emit_drop(const ir::Op& op, const ir::TopkGateAttrs& a, StepBuilder& steps) {
+  const Type& logits = op.operand(0)->type;
+  constexpr int64_t kThreads = 256, kMost = int64_t{1} << 30;  // more slots than routes
+  const int64_t experts = logits.last().constant();
+  LaunchBuilder launch(steps, "drop_routes", "capacity.cuh", "drop_routes");
+  launch.number("kExperts", experts).number("kTop", a.k);
+  launch.number("kDrop", static_cast<int64_t>(a.drop));
+  launch.real("kFactor", a.capacity_factor * static_cast<double>(a.k));
+  launch.number("kMinCapacity", std::min(a.min_capacity, kMost));
+  launch.number("kThreads", kThreads).number("kItems", 4);
+  launch.out("w", op.result(0)).out("ids", op.result(1)).i64("seed", DimExpr(a.seed));
+  launch.size("T", logits.shape[0]);
+  launch.launch(DimExpr(experts), kThreads);
+}
+
+void emit_finish(const ir::Op& op, const ir::TopkGateAttrs& a, StepBuilder& steps) {
+  const Dim& tokens = op.operand(0)->type.shape[0];
+  constexpr int64_t kThreads = 128;
+  LaunchBuilder launch(steps, "finish_routes", "capacity.cuh", "finish_routes");
+  launch.number("kTop", a.k).boolean("kSum", a.norm == ir::RouteNorm::sum);
+  launch.real("kNormEps", a.norm_eps).real("kNormMin", a.norm_min);
+  launch.real("kRouteScale", a.scale).number("kThreads", kThreads);
+  launch.out("w", op.result(0)).in("ids", op.result(1)).size("T", tokens);
+  launch.launch(DimExpr::ceildiv(tokens, kThreads), kThreads);
+}
+
+/// With a capacity or a random second choice, the gate proper leaves raw scores, which are
+/// normalised once it is known which routes stay.
+void emit_topk_gate(const ir::Op& op, StepBuilder& steps) {
+  const auto& a = op.as<ir::TopkGateAttrs>();
+  if (!a.depends_on_batch()) return emit_choice(op, a, steps);
+  ir::TopkGateAttrs raw = a;
+  raw.norm = ir::RouteNorm::none;
+  raw.scale = 1;
+  emit_choice(op, raw, steps);
+  if (a.sample_second) emit_sample_second(op, a, steps);
+  if (a.drop != ir::Drop::none) emit_drop(op, a, steps);
+  if (a.norm == ir::RouteNorm::sum || a.scale != 1) emit_finish(op, a, steps);
 }
 
 // ---- norm_gate ----

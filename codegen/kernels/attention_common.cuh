@@ -1,7 +1,8 @@
 // What the attention kernels share: which keys a query sees, scores in base 2, and the tensor-core
 // and copy instructions they use.
 //
-// Config members used here: kScale, kWindow, kChunk (0: none), kSoftcap (0: none), kHasSinks.
+// Config members used here: kScale, kWindow, kChunk (0: none), kSoftcap (0: none), kHasSinks, kPageSize, kEncoder
+// (encoder_attention: keys are the batch's own tokens, not pages, and a token sees all of its sequence).
 #pragma once
 
 #include "common/common.cuh"
@@ -28,6 +29,21 @@ __device__ __forceinline__ int first_key(int position) {
   if constexpr (C::kChunk > 0) first = ::max(first, position / C::kChunk * C::kChunk);
   return first;
 }
+
+/// Which row of K and V holds a key of one sequence.
+template <class C>
+struct KeyRows {
+  const int* table;  // the sequence's pages; unused by an encoder
+  int start;         // the sequence's first token in the batch
+
+  __device__ __forceinline__ int64 operator()(int key) const {
+    if constexpr (C::kEncoder) {
+      return start + key;
+    } else {
+      return paged_row<C::kPageSize>(table, key);
+    }
+  }
+};
 
 /// A score in units of log 2, so that the softmax needs exp2 only.
 template <class C>

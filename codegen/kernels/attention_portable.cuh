@@ -1,5 +1,6 @@
-// attention for any head size and element type: a block of four warps a (token, head). Each warp
-// takes every fourth group of keys with a softmax of its own; the warps are merged at the end.
+// attention and encoder_attention for any head size and element type: a block of four warps a
+// (token, head). Each warp takes every fourth group of keys with a softmax of its own; the warps are
+// merged at the end. An encoder has neither kv_lens nor block_tables.
 //
 // Config: Q, K, V, Sink, Slope, Out, kHasSlopes, kHeads, kKvHeads, kDim, kDimV, kPageSize, kTableCols, kThreads (128),
 // and those of attention_common.cuh.
@@ -28,8 +29,9 @@ __device__ __forceinline__ void attention_portable(const typename C::Q* q, const
   const int token = blockIdx.x, head = blockIdx.y, kv_head = head / (C::kHeads / C::kKvHeads);
   if (token >= true_size(true_T, T)) return;
   const int sequence = find_sequence(seq_starts, true_size(true_S, S), token);
-  const int position = kv_lens[sequence] - seq_starts[sequence + 1] + token;
-  const int* table = block_tables + static_cast<int64>(sequence) * C::kTableCols;
+  const int start = seq_starts[sequence], end = seq_starts[sequence + 1];
+  const int position = C::kEncoder ? end - start - 1 : kv_lens[sequence] - end + token;
+  const KeyRows<C> key_row{block_tables + static_cast<int64>(sequence) * C::kTableCols, start};
   const int lane = lane_index(), warp = warp_index();
 
   float query[kPer];
@@ -47,7 +49,7 @@ __device__ __forceinline__ void attention_portable(const typename C::Q* q, const
     int64 rows[kKeys];
 #pragma unroll
     for (int j = 0; j < kKeys; ++j) {
-      rows[j] = paged_row<C::kPageSize>(table, ::min(key0 + j, position)) * C::kKvHeads + kv_head;
+      rows[j] = key_row(::min(key0 + j, position)) * C::kKvHeads + kv_head;
       s[j] = 0;
 #pragma unroll
       for (int i = 0; i < kPer; ++i) {

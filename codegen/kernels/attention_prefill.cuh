@@ -1,4 +1,4 @@
-// attention for any batch, bf16 or f16: flash attention with m16n8k16, on sm_80 and later.
+// attention and encoder_attention for any batch, bf16 or f16: flash attention with m16n8k16, on sm_80 and later.
 //
 // A block handles 64 rows of one (sequence, key head). Rows pack the query heads of a key head: row
 // r is query token r / G and head r % G of the group of G, so that K and V are read once for all of
@@ -64,12 +64,12 @@ __device__ __forceinline__ TileIndex find_tile(const int* seq_starts, int sequen
 /// last one.
 template <class C>
 __device__ __forceinline__ void load_keys(PrefillSmem<C>& smem, int stage, const typename C::E* k,
-                                          const typename C::E* v, const int* table, int kv_head,
-                                          int key0, int key_end) {
+                                          const typename C::E* v, const KeyRows<C>& key_row,
+                                          int kv_head, int key0, int key_end) {
   using Smem = PrefillSmem<C>;
   constexpr int kPieces = C::kDim / 8, kPiecesV = C::kDimV / 8;
   const auto row = [&](int r) {
-    return paged_row<C::kPageSize>(table, ::min(key0 + r, key_end - 1)) * C::kKvHeads + kv_head;
+    return key_row(::min(key0 + r, key_end - 1)) * C::kKvHeads + kv_head;
   };
 #pragma unroll 4
   for (int i = threadIdx.x; i < C::kKeys * kPieces; i += C::kThreads) {
@@ -108,11 +108,12 @@ __device__ __forceinline__ void attention_prefill(const typename C::E* q, const 
   const int start = seq_starts[at.sequence];
   const int tokens = seq_starts[at.sequence + 1] - start;
   const int row0 = at.tile * kRows, row_end = ::min(row0 + kRows, tokens * kGroup);
-  const int before = kv_lens[at.sequence] - tokens;  // position of the sequence's first new token
-  const int first_position = before + row0 / kGroup,
-            last_position = before + (row_end - 1) / kGroup;
+  // Position of the sequence's first new token. Rows of an encoder see what its last token sees.
+  const int before = C::kEncoder ? 0 : kv_lens[at.sequence] - tokens;
+  const auto position_of = [&](int r) { return C::kEncoder ? tokens - 1 : before + r / kGroup; };
+  const int first_position = position_of(row0), last_position = position_of(row_end - 1);
   const int key_begin = first_key<C>(first_position), key_end = last_position + 1;
-  const int* table = block_tables + static_cast<int64>(at.sequence) * C::kTableCols;
+  const KeyRows<C> key_row{block_tables + static_cast<int64>(at.sequence) * C::kTableCols, start};
 
   // Rows past the end repeat the last one and are not stored.
   const auto q_row = [&](int r) {
@@ -124,14 +125,14 @@ __device__ __forceinline__ void attention_prefill(const typename C::E* q, const 
     copy_async_16(&smem.q[r * Smem::kStride + piece * 8],
                   q + q_row(row0 + r) * C::kDim + piece * 8);
   }
-  load_keys<C>(smem, 0, k, v, table, kv_head, key_begin, key_end);
+  load_keys<C>(smem, 0, k, v, key_row, kv_head, key_begin, key_end);
 
   const int lane = lane_index(), warp_row = warp_index() * 16;
   const int column = lane % 4 * 2;
   int position[2];  // of rows lane / 4 and lane / 4 + 8 of this warp
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    position[i] = before + ::min(row0 + warp_row + lane / 4 + 8 * i, row_end - 1) / kGroup;
+    position[i] = position_of(::min(row0 + warp_row + lane / 4 + 8 * i, row_end - 1));
   }
   // Lane i addresses row i % 8 of matrix i / 8: for Q and V matrices 0, 1 are rows 0-7 and 8-15,
   // for K columns.
@@ -151,7 +152,7 @@ __device__ __forceinline__ void attention_prefill(const typename C::E* q, const 
       for (int i = 0; i < kSteps; ++i) load_matrices(query[kHoldQ ? i : 0], q_at + i * 16);
     }
     if (key0 + C::kKeys < key_end) {
-      load_keys<C>(smem, stage ^ 1, k, v, table, kv_head, key0 + C::kKeys, key_end);
+      load_keys<C>(smem, stage ^ 1, k, v, key_row, kv_head, key0 + C::kKeys, key_end);
     }
 
     float s[kKeyTiles][4] = {};

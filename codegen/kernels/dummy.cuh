@@ -1,9 +1,6 @@
 // Normal numbers from a counter: element i of a parameter depends on (seed, i) alone, so that any
 // launch geometry, and the cpu target, give the same numbers (to the accuracy of logf and cosf).
 //
-//   splitmix64(x):  x += 0x9E3779B97F4A7C15; x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9;
-//                   x = (x ^ x >> 27) * 0x94D049BB133111EB; return x ^ x >> 31      (all modulo
-//                   2^64)
 //   a  = splitmix64(seed * 0x9E3779B97F4A7C15 + i),  b = splitmix64(a)
 //   u1 = ((a >> 40) + 1) * 2^-24        in (0, 1], exact in float32
 //   u2 = (b >> 40) * 2^-24              in [0, 1), exact in float32
@@ -14,15 +11,9 @@
 #pragma once
 
 #include "common/common.cuh"
+#include "common/random.cuh"
 
 namespace shunt {
-
-__device__ __forceinline__ uint64 splitmix64(uint64 x) {
-  x += 0x9E3779B97F4A7C15ull;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
-  return x ^ (x >> 31);
-}
 
 __device__ __forceinline__ float normal_at(uint64 seed, uint64 index) {
   const uint64 a = splitmix64(seed * 0x9E3779B97F4A7C15ull + index);

@@ -17,12 +17,6 @@ namespace gate {
 enum Score { kSoftmax = 0, kSigmoid = 1, kSqrtSoftplus = 2, kIdentity = 3, kSparseMixer = 4 };
 enum RouteNorm { kNone = 0, kSum = 1, kSoftmaxOfChosen = 2 };
 
-/// Unsigned integers in the order of the floats; -0 and +0 are one.
-__device__ __forceinline__ uint32 ordered(float x) {
-  const uint32 bits = __float_as_uint(x + 0.0f);
-  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-}
-
 /// Scratch of one warp, used with groups only.
 template <class C>
 struct GroupScratch {

@@ -104,9 +104,10 @@ int64_t expert_capacity(const TopkGateAttrs& a, int64_t tokens, int64_t experts)
 }
 
 RouteReport drop_routes(const TopkGateAttrs& a, int64_t tokens, int64_t experts,
-                        const float* logits, float* w, int32_t* ids) {
+                        const float* logits, const int32_t* forced, float* w, int32_t* ids) {
   const auto routes = static_cast<size_t>(tokens * a.k);
   for (int64_t t = 0; a.sample_second && t < tokens; ++t) {
+    if (forced != nullptr && forced[t * a.k] >= 0) continue;
     sample_second(a, t, experts, logits + t * experts, w + t * a.k, ids + t * a.k);
   }
   RouteReport report;

@@ -21,8 +21,9 @@ struct RouteReport {
 int64_t expert_capacity(const TopkGateAttrs& attrs, int64_t tokens, int64_t experts);
 
 /// Drops routes, then normalises and scales the rest. `logits` [T, E]; `w` [T, k]: scores of the
-/// chosen experts, not yet normalised; `ids` [T, k]. A dropped route gets id -1 and weight 0.
+/// chosen experts, not yet normalised; `ids` [T, k]; `forced` [T, k] as topk_gate has it, or
+/// nullptr. A dropped route gets id -1 and weight 0.
 RouteReport drop_routes(const TopkGateAttrs& attrs, int64_t tokens, int64_t experts,
-                        const float* logits, float* w, int32_t* ids);
+                        const float* logits, const int32_t* forced, float* w, int32_t* ids);
 
 }  // namespace shunt::ir

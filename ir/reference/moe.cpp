@@ -132,7 +132,8 @@ void eval_topk_gate(OpCall& call) {
               call.out(1).i.data() + t * a.k);
   }
   if (whole.depends_on_batch()) {
-    drop_routes(whole, logits.size(0), logits.last(), logits.row(0), call.out(0).row(0),
+    const int32_t* forced = call.find(2) != nullptr ? call.in(2).i.data() : nullptr;
+    drop_routes(whole, logits.size(0), logits.last(), logits.row(0), forced, call.out(0).row(0),
                 call.out(1).i.data());
   }
 }

@@ -58,5 +58,25 @@ TEST(AttentionNvrtc, AnySize) {
   }
 }
 
+TEST(AttentionNvrtc, Encoder) {
+  const auto text = [](const char* type, int heads, int kv_heads, int dim, int dim_v) {
+    return fmt::format(
+        "module @t stage(logical)\ndim S in [1, 64]\ndim T in [1, 512]\n"
+        "graph @step(%q : {0}[T, {1}, {3}], %k : {0}[T, {2}, {3}], %v : {0}[T, {2}, {4}], "
+        "%seq_starts : i32[S+1]) {{\n"
+        "  %a = encoder_attention %q, %k, %v, %seq_starts {{scale = 0.1}} : {0}[T, {5}]\n"
+        "  return %a\n}}\n",
+        type, heads, kv_heads, dim, dim_v, heads * dim_v);
+  };
+  for (const std::string& tiled :
+       {text("bf16", 12, 12, 64, 64), text("f16", 8, 2, 128, 128), text("bf16", 4, 1, 256, 192)}) {
+    expect_rows_compile(attention_kernels(), tiled,
+                        {"encoder_attention.tiled", "encoder_attention.portable"});
+  }
+  for (const std::string& any : {text("f32", 12, 12, 64, 64), text("bf16", 3, 3, 20, 24)}) {
+    expect_rows_compile(attention_kernels(), any, {"encoder_attention.portable"});
+  }
+}
+
 }  // namespace
 }  // namespace shunt::codegen

@@ -23,6 +23,19 @@ graph @a(%l : f32[T, 8], %m : f32[T, 128], %n : f32[T, 256], %big : f32[T, 1024]
                       {"topk_gate.warp"});
 }
 
+TEST(GateNvrtc, Capacity) {
+  expect_rows_compile(gate_kernels(), R"mir(module @t stage(logical)
+dim T in [1, 2048]
+graph @a(%l : f32[T, 4], %m : f32[T, 256], %two : i32[T, 2], %six : i32[T, 6]) {
+  %a0, %a1 = topk_gate %l, none, none {drop = order, capacity_factor = 1.25, min_capacity = 4} : f32[T, 1], i32[T, 1]
+  %b0, %b1 = topk_gate %l, none, %two {k = 2, norm = sum, norm_min = 1.1920928955078125e-07, drop = random, capacity_factor = 0.75, sample_second = true, seed = 99999999999} : f32[T, 2], i32[T, 2]
+  %c0, %c1 = topk_gate %m, none, %six {k = 6, scale = 2.5, drop = score, capacity_factor = 1, min_capacity = 99999999999} : f32[T, 6], i32[T, 6]
+  %d0, %d1 = topk_gate %m, none, none {k = 2, sample_second = true} : f32[T, 2], i32[T, 2]
+  return %a0, %a1, %b0, %b1, %c0, %c1, %d0, %d1
+})mir",
+                      {"topk_gate.warp"});
+}
+
 std::string norm_gate_text(const char* x, const char* w, const char* router, int tokens, int hidden,
                            int experts, int k) {
   return fmt::format(

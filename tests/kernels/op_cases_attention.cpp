@@ -152,10 +152,34 @@ OpCase rope_case(const RopeCase& c, const std::string& act, const std::string& k
   return out;
 }
 
+/// encoder_attention: short, long and single-token sequences, tiles that end anywhere.
+OpCase encoder_case(const char* name, const Heads& h, const std::string& t) {
+  OpCase out;
+  out.name = case_name(fmt::format("encoder_attention_{}_{}", name, t));
+  out.module = module_text(
+      fmt::format("graph @step(%q : {t}[T, {hq}, {d}], %k : {t}[T, {hk}, {d}], "
+                  "%v : {t}[T, {hk}, {dv}], %seq_starts : i32[S+1]) {{\n"
+                  "  %a = encoder_attention %q, %k, %v, %seq_starts {{scale = 0.3}} : "
+                  "{t}[T, {w}]\n  return %a\n}}\n",
+                  fmt::arg("t", t), fmt::arg("hq", h.heads), fmt::arg("hk", h.kv_heads),
+                  fmt::arg("d", h.dim), fmt::arg("dv", h.dim_v), fmt::arg("w", h.heads * h.dim_v)),
+      400);
+  out.runs = {{{1}}, {{5, 1, 17, 64, 3}}, {{130, 2, 63}}, {{300}}};
+  out.cpu = t == "f32";
+  out.slack = 2;  // the weights of the keys are rounded, too
+  return out;
+}
+
 }  // namespace
 
 std::vector<OpCase> attention_cases() {
   std::vector<OpCase> cases;
+  for (const char* t : {"f32", "bf16", "f16"}) {
+    cases.push_back(encoder_case("mha", {4, 4, 16, 16}, t));
+    cases.push_back(encoder_case("gqa", {6, 2, 64, 48}, t));
+    cases.push_back(encoder_case("odd", {3, 1, 20, 12}, t));
+    cases.push_back(encoder_case("d256", {2, 2, 256, 256}, t));
+  }
   int index = 0;
   for (const AttentionCase& c : kCases) {
     cases.push_back(append_case(c, "f32", "f32"));

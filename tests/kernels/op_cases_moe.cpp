@@ -2,6 +2,7 @@
 // to one expert, forced routing. Entry point moe_cases(). Run by op_cpu_test.cpp and
 // op_gpu_test.cpp.
 #include <algorithm>
+#include <span>
 
 #include "tests/kernels/op_cases.h"
 #include "tests/kernels/op_cases_text.h"
@@ -53,8 +54,25 @@ constexpr Gate kGates[] = {
     {1024, 32, "", false, false},
 };
 
-void add_topk(Cases& cases) {
-  for (const Gate& g : kGates) {
+/// Gates whose routes depend on the whole batch: topk_gate only.
+constexpr Gate kCapacityGates[] = {
+    {4, 1, "drop = order, capacity_factor = 1, min_capacity = 4", false, false},
+    {8, 2,
+     "norm = sum, norm_min = 1.1920928955078125e-07, drop = order, capacity_factor = 0.75, "
+     "min_capacity = 2",
+     false, true},
+    {7, 3, "scale = 2.5, drop = order, capacity_factor = 0.5", false, false},
+    {5, 2, "norm = sum, norm_eps = 1e-20, drop = score, capacity_factor = 0.6", true, false},
+    {64, 4, "norm = sum, norm_min = 1e-12, drop = score, capacity_factor = 0.4", false, true},
+    {16, 1, "drop = random, capacity_factor = 0.5, seed = 12345678901", false, false},
+    {9, 4, "drop = random, capacity_factor = 0.8, min_capacity = 1, seed = -7", false, true},
+    {8, 2, "norm = sum, norm_min = 1e-12, sample_second = true, seed = 3", false, false},
+    {33, 2, "scale = 0.5, drop = random, capacity_factor = 0.5, sample_second = true", false, true},
+    {3, 2, "drop = score", false, false},  // no slot at all
+};
+
+void add_topk(Cases& cases, std::span<const Gate> gates, const char* name) {
+  for (const Gate& g : gates) {
     const std::string attrs = fmt::format("k = {}{}{}", g.k, *g.attrs ? ", " : "", g.attrs);
     const auto graph = [&](const char* name, const char* dims) {
       return fmt::format(
@@ -67,7 +85,7 @@ void add_topk(Cases& cases) {
           fmt::arg("a", attrs), fmt::arg("k", g.k));
     };
     OpCase c;
-    c.name = fmt::format("topk_gate_{}_{}{}", g.experts, g.k, g.forced ? "_forced" : "");
+    c.name = fmt::format("{}_{}_{}{}", name, g.experts, g.k, g.forced ? "_forced" : "");
     c.module = module_text((g.bias ? fmt::format("param @bias : f32[{}]\n", g.experts) : "") +
                                graph("decode.8", "T in [1, 8], S in [1, 8]") +
                                graph("any", "T in [1, 300]"),
@@ -283,7 +301,8 @@ void add_blocks(Cases& cases) {
 
 std::vector<OpCase> moe_cases() {
   Cases cases;
-  add_topk(cases);
+  add_topk(cases, kGates, "topk_gate");
+  add_topk(cases, kCapacityGates, "capacity_gate");
   add_norm_gate(cases);
   add_experts(cases);
   add_large_sort(cases);

@@ -46,8 +46,7 @@ TEST(OpCases, HoldEveryOp) {
     }
   }
   // Ops of @load that become file reads: tests/codegen/lower_load_test.cpp.
-  // encoder_attention has a cpu row only: tests/frontends/conformance_test.cpp runs it (bert).
-  const std::set<std::string_view> only_load = {"checkpoint", "transpose", "encoder_attention"};
+  const std::set<std::string_view> only_load = {"checkpoint", "transpose"};
 #define SHUNT_CHECK_OP(name, attrs)                      \
   if (!only_load.contains(#name)) {                      \
     EXPECT_TRUE(all.contains(#name)) << #name;           \
@@ -65,8 +64,7 @@ TEST(OpCases, TakeEveryRow) {
     for (const codegen::KernelImpl& row : codegen::all_kernels()) {
       if (row.name.ends_with(".cpu") == cpu) missing.emplace(row.name);
     }
-    missing.erase("transpose.cpu");          // @load: a file read
-    missing.erase("encoder_attention.cpu");  // tests/frontends/conformance_test.cpp
+    missing.erase("transpose.cpu");  // @load: a file read
     for (const OpCase& c : op_cases()) {
       if (cpu && !c.cpu) continue;
       for (const LoweredCase& l : CaseRunner(c, target).lower_all()) {

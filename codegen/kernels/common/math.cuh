@@ -30,4 +30,11 @@ __device__ __forceinline__ float gelu_tanh(float x) {
 }
 __device__ __forceinline__ float quick_gelu(float x) { return x * sigmoid(1.702f * x); }
 
+
+/// Unsigned integers in the order of the floats; -0 and +0 are one.
+__device__ __forceinline__ uint32 ordered(float x) {
+  const uint32 bits = __float_as_uint(x + 0.0f);
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+
 }  // namespace shunt

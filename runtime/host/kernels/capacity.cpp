@@ -30,9 +30,11 @@ void sample_second(int64_t seed, int64_t t, int64_t experts, const float* logits
 
 }  // namespace
 
-void Capacity::apply(const float* logits, float* w, int32_t* ids, ThreadPool& pool) const {
+void Capacity::apply(const float* logits, const int32_t* forced, float* w, int32_t* ids,
+                     ThreadPool& pool) const {
   const int64_t routes = tokens * k;
   for (int64_t t = 0; sample_second && t < tokens; ++t) {
+    if (forced != nullptr && forced[t * k] >= 0) continue;
     host::sample_second(seed, t, experts, logits + t * experts, w + t * k, ids + t * k);
   }
   // In float32, as DeepSpeed computes it.

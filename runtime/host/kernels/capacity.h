@@ -19,9 +19,11 @@ struct Capacity {
   float norm_eps = 0, norm_min = 0, scale = 1;
 
   bool active() const { return drop != HostDrop::none || sample_second; }
-  /// `logits` [T, E]; `w` [T, k], scores of the chosen; `ids` [T, k]. A dropped route gets id -1
-  /// and weight 0; the others' weights are normalised and scaled. Uses the caller's scratch -2.
-  void apply(const float* logits, float* w, int32_t* ids, ThreadPool& pool) const;
+  /// `logits` [T, E]; `forced` [T, k] or nullptr; `w` [T, k], scores of the chosen; `ids` [T, k]. A
+  /// dropped route gets id -1 and weight 0; the others' weights are normalised and scaled. A token
+  /// whose choice is forced keeps its second expert. Uses the caller's scratch -2.
+  void apply(const float* logits, const int32_t* forced, float* w, int32_t* ids,
+             ThreadPool& pool) const;
 };
 
 }  // namespace shunt::host

@@ -260,7 +260,7 @@ void topk_gate(std::span<const HostSlot> slots, ThreadPool& pool) {
     const size_t bytes = static_cast<size_t>(gate.scratch_floats()) * sizeof(float);
     gate.row(t, logits + t * gate.experts, static_cast<float*>(pool.scratch(worker, bytes)));
   });
-  if (capacity.active()) capacity.apply(logits, gate.w, gate.ids, pool);
+  if (capacity.active()) capacity.apply(logits, gate.forced, gate.w, gate.ids, pool);
 }
 
 void norm_gate(std::span<const HostSlot> slots, ThreadPool& pool) {

@@ -26,13 +26,19 @@ TEST(HostCapacity, DropsWhatTheEvaluatorDrops) {
     if (!a.depends_on_batch()) continue;
     const std::vector<float> logits = random_floats(tokens * experts);
     std::vector<float> w = poisoned(tokens * a.k);
-    std::vector<int32_t> ids(w.size(), -7);
+    std::vector<int32_t> ids(w.size(), -7), forced(w.size(), -1);
+    for (int64_t t = 0; t < tokens; ++t) {
+      if (pick(0, 4) > 0) continue;
+      for (int64_t j = 0; j < a.k; ++j) {
+        forced[t * a.k + j] = static_cast<int32_t>((t + j) % experts);
+      }
+    }
     // The plain kernel gives scores of the chosen; the evaluator drops from them.
     std::vector<float> expected = w;
     std::vector<int32_t> expected_ids = ids;
     const auto run = [&](bool plain, std::vector<float>& weights, std::vector<int32_t>& chosen) {
       Call call;
-      call.p(logits).no_weight().none().i(tokens).i(experts).i(a.k).i(0);
+      call.p(logits).no_weight().p(forced).i(tokens).i(experts).i(a.k).i(0);
       call.i(plain ? 0 : static_cast<int64_t>(a.norm)).f(a.norm_eps).f(a.norm_min);
       call.f(plain ? 1 : a.scale).f(a.jitter).i(1).i(1).i(0).p(weights).p(chosen);
       call.i(plain ? 0 : static_cast<int64_t>(a.drop));
@@ -41,7 +47,8 @@ TEST(HostCapacity, DropsWhatTheEvaluatorDrops) {
       call.run("topk_gate", pool());
     };
     run(true, expected, expected_ids);
-    ir::drop_routes(a, tokens, experts, logits.data(), expected.data(), expected_ids.data());
+    ir::drop_routes(a, tokens, experts, logits.data(), forced.data(), expected.data(),
+                    expected_ids.data());
     run(false, w, ids);
     ASSERT_EQ(ids, expected_ids) << "round " << round;
     for (size_t r = 0; r < w.size(); ++r) expect_near(w[r], expected[r], 1e-5, "weight");
