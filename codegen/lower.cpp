@@ -296,7 +296,7 @@ void place_params_and_states(PlanState& state) {
                                   .index = static_cast<int>(plan.states.size()),
                                   .dim = {},
                                   .text = {}};
-    plan.states.push_back({s.value->name, s.value->type});
+    plan.states.push_back({s.value->name, s.value->type, s.value->state_kind()});
   }
 }
 

@@ -94,6 +94,26 @@ struct Attention {
   double softcap = 0;
   bool sinks = false;              // a learned logit a head that takes weight and adds no value
   std::vector<double> alibi = {};  // slopes, one a head: slope * (key - query position) is added
+  // The result times sigmoid(gate . x), one gate an element; its rows follow each head's in q.
+  bool output_gate = false;
+};
+
+/// LFM2's gated short convolution: out(c * conv(b * x)), with b, c and x from one projection and a
+/// depthwise causal convolution.
+struct ShortConv {
+  int64_t kernel = 0;  // tokens, the current one included
+  bool bias = false;   // of all three parts
+};
+
+/// Qwen3-Next's linear attention: q, k and v go through a depthwise causal convolution, the gated
+/// delta rule, and a norm per head that is gated by silu(z).
+struct GatedDeltaNet {
+  int64_t key_heads = 0;
+  int64_t heads = 0;  // of values; a multiple of key_heads
+  int64_t key_dim = 0, value_dim = 0;
+  int64_t kernel = 0;  // of the convolution
+  std::string activation = "silu";
+  Norm norm;
 };
 
 struct DenseMlp {
@@ -123,6 +143,8 @@ struct MoeMlp {
 struct Layer {
   std::optional<Norm> attention_norm, attention_out_norm, attention_sum_norm;
   Attention attention;
+  /// Takes attention's place, its norms included.
+  std::variant<std::monostate, ShortConv, GatedDeltaNet> recurrent = {};
   std::optional<Norm> mlp_norm, mlp_out_norm, mlp_sum_norm;
   std::variant<DenseMlp, MoeMlp> mlp;
   /// Attention and MLP both read the layer's input; without mlp_norm the MLP reads what attention
@@ -184,6 +206,7 @@ struct CheckpointNames {
   std::string qkv;  // unless separate
   std::string q_norm = "self_attn.q_norm", k_norm = "self_attn.k_norm";
   std::string sinks = "self_attn.sinks";
+  std::string recurrent;    // module of a recurrent layer's weights
   std::string mlp = "mlp";  // for loc
   MlpNames dense = {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", ""};
   MlpNames shared = {};

@@ -34,7 +34,8 @@ class AttentionBuilder {
       : p_(parts), ctx_(parts.ctx), a_(parts.layer.attention) {}
 
   Value* build(Value* x) {
-    Value* q = projection(x, 'q');
+    Value* q = a_.output_gate ? gated_half(x, "q_proj", 0) : projection(x, 'q');
+    Value* gate = a_.output_gate ? gated_half(x, "output_gate", 1) : nullptr;
     Value* k = projection(x, 'k');
     Value* v = projection(x, 'v');
     if (a_.temperature) q = tempered(q);
@@ -42,6 +43,8 @@ class AttentionBuilder {
     k = shape_heads(k, a_.kv_heads, "k", p_.names.k_norm);
     v = heads(clip(v, "v_clip"), a_.kv_heads, "v_heads");
     Value* mixed = ctx_.arch.causal ? cached(q, k, v) : bidirectional(q, k, v);
+    if (gate != nullptr)
+      mixed = p_.pointwise("x0 * sigmoid(x1)", {mixed, gate}, p_.prefix + "gated");
     return p_.linear(mixed, "o_proj", p_.names.o, ctx_.arch.hidden_size, a_.o_bias);
   }
 
@@ -60,6 +63,37 @@ class AttentionBuilder {
     Value* weight = part_of(part, value, ".weight", ctx_.arch.hidden_size);
     if (!a_.qkv_bias) return ctx_.step.value(OpKind::linear, {x, weight}, attrs, value);
     Value* bias = part_of(part, value + "_bias", ".bias", 0);
+    Value* product = ctx_.step.value(OpKind::linear, {x, weight}, attrs, value + "_matmul");
+    return p_.pointwise("x0 + x1", {product, bias}, value);
+  }
+
+  /// The projection of q (0) or of the output's gate (1), whose rows take turns by heads.
+  Value* gated_half(Value* x, const char* name, int64_t which) {
+    SHUNT_CHECK(p_.names.qkv_layout == QkvLayout::separate, "an output gate in joint QKV");
+    const int64_t d = a_.head_dim, rows = a_.heads * d;
+    const auto half = [&](const std::string& param, const char* suffix, Weights::Shape tail) {
+      const auto shape = [&](std::vector<int64_t> first) {
+        first.insert(first.end(), tail.begin(), tail.end());
+        return first;
+      };
+      const auto sizes = [&](std::vector<int64_t> first) {
+        const std::vector<int64_t> s = shape(std::move(first));
+        return ir::ReshapeAttrs{{s.begin(), s.end()}};
+      };
+      return ctx_.weights.derived(
+          param, p_.tensor(p_.names.q) + suffix, shape({2 * rows}), shape({rows}),
+          [&](ir::GraphBuilder& load, Value* all) {
+            Value* split = load.value(OpKind::reshape, {all}, sizes({a_.heads, 2 * d}));
+            Value* mine =
+                load.value(OpKind::slice, {split}, ir::SliceAttrs{1, which * d, (which + 1) * d});
+            return load.value(OpKind::reshape, {mine}, sizes({rows}));
+          });
+    };
+    const std::string value = p_.prefix + name;
+    Value* weight = half(value, ".weight", {ctx_.arch.hidden_size});
+    const ir::LinearAttrs attrs{"", false, ctx_.activation};
+    if (!a_.qkv_bias) return ctx_.step.value(OpKind::linear, {x, weight}, attrs, value);
+    Value* bias = half(value + "_bias", ".bias", {});
     Value* product = ctx_.step.value(OpKind::linear, {x, weight}, attrs, value + "_matmul");
     return p_.pointwise("x0 + x1", {product, bias}, value);
   }
@@ -120,7 +154,8 @@ class AttentionBuilder {
       }
       return ctx_.step.value(OpKind::rms_norm, {x, ones_}, attrs, value);
     }
-    Value* weight = ctx_.weights.norm(value, p_.tensor(path) + ".weight", size);
+    Value* weight = n.plus_one ? ctx_.weights.tensor(value, p_.tensor(path) + ".weight", {size})
+                               : ctx_.weights.norm(value, p_.tensor(path) + ".weight", size);
     if (n.kind == ir::NormKind::rms)
       return ctx_.step.value(OpKind::rms_norm, {x, weight}, attrs, value);
     Value* bias = ctx_.weights.tensor(value + "_bias", p_.tensor(path) + ".bias", {size});

@@ -2,6 +2,8 @@
 // tests/frontends/families_test.cpp (golden modules) and builder_test.cpp.
 #include "frontends/builder.h"
 
+#include <algorithm>
+
 #include "frontends/layers.h"
 #include "frontends/weights.h"
 #include "ir/error.h"
@@ -135,6 +137,10 @@ void build_step(const Architecture& a, const BuildOptions& options, ir::Module& 
   ctx.seq_starts = step.input("seq_starts", {DType::i32, {kSequences + 1}});
   ctx.kv_lens = step.input("kv_lens", {DType::i32, {kSequences}});
   ctx.block_tables = step.input("block_tables", {DType::i32, {kSequences, pages}});
+  const bool recurrent = std::any_of(a.layers.begin(), a.layers.end(), [](const Layer& layer) {
+    return !std::holds_alternative<std::monostate>(layer.recurrent);
+  });
+  if (recurrent) ctx.state_slots = step.input("state_slots", {DType::i32, {kSequences}});
   Value* logit_rows = step.input("logit_rows", {DType::i32, {kRows}});
 
   Value* table = nullptr;

@@ -79,9 +79,7 @@ class LayerBuilder {
     const Half mlp{l.mlp_norm, l.mlp_out_norm, l.mlp_sum_norm, "mlp",
                    n.mlp_norm, n.mlp_out_norm, n.mlp_sum_norm};
     Value* read = before(attention, x);
-    p_.at(n.attention);
-    Value* mixed =
-        l.attention.latent ? build_latent_attention(p_, read) : build_attention(p_, read);
+    Value* mixed = mix(read);
     Value* mid = after(attention, l.residual_of_norm ? read : x, mixed, p_.prefix + "mid");
     if (!l.parallel) {
       read = before(mlp, mid);
@@ -94,6 +92,14 @@ class LayerBuilder {
   }
 
  private:
+  Value* mix(Value* x) {
+    const Layer& l = p_.layer;
+    const bool recurrent = !std::holds_alternative<std::monostate>(l.recurrent);
+    p_.at(recurrent ? p_.names.recurrent : p_.names.attention);
+    if (recurrent) return build_recurrent(p_, x);
+    return l.attention.latent ? build_latent_attention(p_, x) : build_attention(p_, x);
+  }
+
   Value* before(const Half& half, Value* x) {
     return half.in ? p_.norm(*half.in, x, half.name + "_norm", half.in_path) : x;
   }

@@ -25,6 +25,7 @@ struct StepContext {
   ir::Value* seq_starts = nullptr;                      // i32[S+1]
   ir::Value* kv_lens = nullptr;                         // i32[S]
   ir::Value* block_tables = nullptr;                    // i32[S, B]
+  ir::Value* state_slots = nullptr;                     // i32[S]; only if a layer is recurrent
   std::vector<std::pair<Rope, ir::Value*>> ropes = {};  // tables of frequencies made so far
   std::vector<std::pair<QueryTemperature, ir::Value*>> temperatures = {};
   std::vector<std::pair<std::vector<double>, ir::Value*>> alibis = {};
@@ -67,6 +68,8 @@ class LayerParts {
 ir::Value* build_attention(LayerParts& parts, ir::Value* x);
 /// The same for attention through latent matrices.
 ir::Value* build_latent_attention(LayerParts& parts, ir::Value* x);
+/// The same for a layer that is recurrent.
+ir::Value* build_recurrent(LayerParts& parts, ir::Value* x);
 /// What the MLP or the experts add to the stream.
 ir::Value* build_mlp(LayerParts& parts, ir::Value* x);
 /// x with the rotation of `rope`: x is [T, heads, D].

@@ -244,6 +244,33 @@ struct EncoderAttentionAttrs {
   bool operator==(const EncoderAttentionAttrs&) const = default;
 };
 
+/// A depthwise convolution over a sequence's tokens, past ones included.
+struct CausalConvAttrs {
+  std::string epilogue;  // Expr over `acc`, bias included; empty: acc itself
+  static constexpr auto fields() {
+    return std::tuple{Field{"epilogue", &CausalConvAttrs::epilogue}};
+  }
+  bool operator==(const CausalConvAttrs&) const = default;
+};
+
+/// Linear attention by the gated delta rule. A row of qkv is q and k of key_heads heads of D
+/// elements, then v of `heads` heads of Dv; value head n reads key head n / (heads / key_heads).
+/// Per token and value head, on the state s [D, Dv]:
+///   s *= exp(g);  s += k (x) (beta * (v - k . s));  result = scale * (q . s)
+/// With qk_l2norm, q and k are first divided by sqrt(sum of squares + eps).
+struct GatedDeltaRuleAttrs {
+  int64_t key_heads = 0;
+  double scale = 1;
+  bool qk_l2norm = false;
+  double eps = 1e-6;
+  static constexpr auto fields() {
+    using A = GatedDeltaRuleAttrs;
+    return std::tuple{Field{"key_heads", &A::key_heads}, Field{"scale", &A::scale},
+                      Field{"qk_l2norm", &A::qk_l2norm}, Field{"eps", &A::eps}};
+  }
+  bool operator==(const GatedDeltaRuleAttrs&) const = default;
+};
+
 /// The router, from logits to weights and expert ids. Everything in float32; ties go to the lowest
 /// expert id.
 ///   score = function(logits); choose = score + selection_bias; groups, then the k largest of

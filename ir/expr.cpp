@@ -25,6 +25,7 @@ constexpr Function kFunctions[] = {
     {"quick_gelu", Code::quick_gelu},
     {"relu", Code::relu},
     {"sigmoid", Code::sigmoid},
+    {"softplus", Code::softplus},
     {"tanh", Code::tanh},
     {"exp", Code::exp},
     {"sqrt", Code::sqrt},
@@ -265,6 +266,7 @@ float apply_unary(Expr::Code code, float x) {
     case Code::quick_gelu: return x / (1.0f + std::exp(-1.702f * x));
     case Code::relu: return x > 0 ? x : 0.0f;
     case Code::sigmoid: return 1.0f / (1.0f + std::exp(-x));
+    case Code::softplus: return std::max(x, 0.0f) + std::log1p(std::exp(-std::fabs(x)));
     case Code::tanh: return std::tanh(x);
     case Code::exp: return std::exp(x);
     case Code::sqrt: return std::sqrt(x);

@@ -3,13 +3,13 @@
 //
 //   sum := product (('+'|'-') product)*     product := unary (('*'|'/') unary)*
 //   unary := '-' unary | atom               atom := number | variable | function(sum, ...) | (sum)
-//   functions: silu gelu gelu_tanh quick_gelu relu sigmoid tanh exp sqrt rsqrt abs (one argument),
-//              min max (two), clamp(x, low, high)
+//   functions: silu gelu gelu_tanh quick_gelu relu sigmoid softplus tanh exp sqrt rsqrt abs (one
+//              argument), min max (two), clamp(x, low, high)
 //
 // Held as postfix, so that evaluation needs no recursion. The same expression becomes CUDA text in
 // codegen, runs blockwise in runtime/host, and element by element in ir/reference: one meaning,
 // three executions. gelu is the exact erf form, gelu_tanh the tanh approximation, quick_gelu x *
-// sigmoid(1.702 x).
+// sigmoid(1.702 x), softplus log(1 + exp(x)).
 #pragma once
 
 #include <cstdint>
@@ -36,6 +36,7 @@ class Expr {
     quick_gelu,
     relu,
     sigmoid,
+    softplus,
     tanh,
     exp,
     sqrt,

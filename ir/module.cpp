@@ -49,11 +49,13 @@ void Module::remove_param(const Value* value) {
   std::erase_if(params, [&](const Param& p) { return p.value.get() == value; });
 }
 
-Value* Module::add_state(std::string name, Type row) {
+Value* Module::add_state(std::string name, Type row, StateKind kind) {
   SHUNT_CHECK(find_param(name) == nullptr && find_state(name) == nullptr, "@{} exists already",
               name);
   State& s = states.emplace_back(State{std::make_unique<Value>()});
-  *s.value = {Value::Kind::state, std::move(name), std::move(row), nullptr, {}};
+  const auto value_kind =
+      kind == StateKind::slot ? Value::Kind::slot_state : Value::Kind::paged_state;
+  *s.value = {value_kind, std::move(name), std::move(row), nullptr, {}};
   return s.value.get();
 }
 
@@ -258,7 +260,7 @@ std::unique_ptr<Module> clone(const Module& module) {
   for (const Param& p : module.params)
     map[p.value.get()] = copy->add_param(p.value->name, p.value->type);
   for (const State& s : module.states)
-    map[s.value.get()] = copy->add_state(s.value->name, s.value->type);
+    map[s.value.get()] = copy->add_state(s.value->name, s.value->type, s.value->state_kind());
   for (const auto& graph : module.graphs) clone_into(*graph, copy->add_graph(graph->name), map);
   return copy;
 }

@@ -19,9 +19,10 @@ struct Op;
 
 enum class Stage { logical, placed, lowered };
 
-/// A value: a graph input, an op's result, a parameter ("@l0.norm") or a state ("@l0.k").
+/// A value: a graph input, an op's result, a parameter ("@l0.norm"), or a paged ("@l0.k") or slot
+/// ("@l0.conv") state.
 struct Value {
-  enum class Kind : uint8_t { input, result, param, state };
+  enum class Kind : uint8_t { input, result, param, paged_state, slot_state };
   Kind kind = Kind::result;
   std::string name;  // without the sigil
   Type type;
@@ -29,7 +30,11 @@ struct Value {
   std::vector<Op*> users;  // one entry a use, in no particular order
 
   bool is_param() const { return kind == Kind::param; }
-  bool is_state() const { return kind == Kind::state; }
+  bool is_state() const { return kind == Kind::paged_state || kind == Kind::slot_state; }
+  /// Of a state.
+  StateKind state_kind() const {
+    return kind == Kind::slot_state ? StateKind::slot : StateKind::paged;
+  }
 };
 
 struct Op {
@@ -79,8 +84,9 @@ struct Param {
   std::unique_ptr<Value> value;
 };
 
-/// Memory that lives across steps. Paged: `value->type` is one row ([kv_heads, head_dim]) and there
-/// is a row a token.
+/// Memory that lives across steps; `value->type` is one row. Paged: a row ([kv_heads, head_dim]) a
+/// token. Slot: a row a sequence (recurrent layers), which counts as zero where a sequence begins;
+/// rows are whole and of one size, so that a prefix's state is copied by copying its row.
 struct State {
   std::unique_ptr<Value> value;
 };
@@ -98,7 +104,7 @@ struct Module {
   Value* find_param(std::string_view name) const;
   Value* find_state(std::string_view name) const;
   Value* add_param(std::string name, Type type);
-  Value* add_state(std::string name, Type row);
+  Value* add_state(std::string name, Type row, StateKind kind = StateKind::paged);
   Graph& add_graph(std::string name);
   /// Range of a dim in `graph` (the graph's own if it overrides it). Throws InternalError if
   /// undeclared.

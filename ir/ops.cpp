@@ -8,7 +8,8 @@ namespace shunt::ir {
 namespace {
 
 constexpr bool has_effect(OpKind kind) {
-  return kind == OpKind::store || kind == OpKind::kv_append || kind == OpKind::rope_append;
+  return kind == OpKind::store || kind == OpKind::kv_append || kind == OpKind::rope_append ||
+         kind == OpKind::causal_conv || kind == OpKind::gated_delta_rule;
 }
 
 constexpr OpInfo kOps[] = {

@@ -9,7 +9,9 @@
 // of -1 is a dropped or padded route. "state" operands are paged (ir/module.h): row p of sequence s
 // lives in page block_tables[s][p / page_size] at row p % page_size. Common step inputs: positions
 // i32[T]; seq_starts i32[S+1], token offsets of each sequence in the batch; kv_lens i32[S], length
-// of each sequence after this step; block_tables i32[S, B].
+// of each sequence after this step; block_tables i32[S, B]; state_slots i32[S]. A "#" marks slot
+// states: sequence s has row state_slots[s], which is read as zero where the sequence's first token
+// of the step stands at position 0, and written unless the sequence has no token.
 #pragma once
 
 #include <array>
@@ -49,6 +51,11 @@ namespace shunt::ir {
                                             sinks[heads]|none, slopes[heads]|none) -> [T, heads*Dv]: slopes      \
                                             (ALiBi) add slope * (key - query position) to a score                */ \
   X(encoder_attention, EncoderAttentionAttrs) /* (q[T,heads,D], k[T,h,D], v[T,h,Dv], seq_starts) -> [T, heads*Dv] */ \
+  X(causal_conv,    CausalConvAttrs)    /* (x[T, C], w[C, W], bias[C]|none, positions, seq_starts, state_slots,          \
+                                            @last inputs [W-1, C] #) -> [T, C]: w[:, W-1] meets the token itself */ \
+  X(gated_delta_rule, GatedDeltaRuleAttrs) /* (qkv[T, 2*h*D + heads*Dv], g f32[T, heads], beta f32[T, heads],       \
+                                            positions, seq_starts, state_slots, @s[heads, D, Dv] #)                 \
+                                            -> [T, heads, Dv]                                                    */ \
   X(topk_gate,      TopkGateAttrs)      /* (logits f32[T, E], selection_bias[E]|none, forced i32[T, k]|none)        \
                                             -> w f32[T, k], ids i32[T, k]                                        */ \
   X(norm_gate,      NormGateAttrs)      /* (x[T,H], y[T,H]|none, norm_w[H], router[E,H], router_bias[E]|none,       \
@@ -76,7 +83,8 @@ using Attrs =
     std::variant<NoAttrs, CheckpointAttrs, DummyAttrs, ConstantAttrs, AxisAttrs, SliceAttrs,
                  ReshapeAttrs, EmbeddingAttrs, PointwiseAttrs, GluAttrs, NormAttrs, AddNormAttrs,
                  LinearAttrs, RopeAttrs, RopeAppendAttrs, AttentionAttrs, EncoderAttentionAttrs,
-                 TopkGateAttrs, NormGateAttrs, RouteSortAttrs, GroupedLinearAttrs>;
+                 CausalConvAttrs, GatedDeltaRuleAttrs, TopkGateAttrs, NormGateAttrs, RouteSortAttrs,
+                 GroupedLinearAttrs>;
 
 struct Op;
 

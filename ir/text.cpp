@@ -70,7 +70,9 @@ std::string print(const Module& module) {
     out += fmt::format("param @{} : {}\n", p.value->name, p.value->type.to_string());
   }
   for (const State& s : module.states) {
-    out += fmt::format("state @{} : {}\n", s.value->name, s.value->type.to_string());
+    out += fmt::format("state @{}{} : {}\n", s.value->name,
+                       s.value->state_kind() == StateKind::slot ? " slot" : "",
+                       s.value->type.to_string());
   }
   for (const auto& graph : module.graphs) {
     out += fmt::format("graph @{}(", graph->name);
@@ -287,11 +289,12 @@ std::unique_ptr<Module> parse(std::string_view text) {
     } else if (lexer.eat("param") || lexer.peek() == 's') {
       const bool state = lexer.eat("state");
       const std::string name = lexer.name('@');
+      const StateKind kind = state && lexer.eat("slot") ? StateKind::slot : StateKind::paged;
       lexer.expect(':');
       if (module->find_param(name) != nullptr || module->find_state(name) != nullptr) {
         lexer.fail(fmt::format("a new name (@{} exists)", name));
       }
-      state ? module->add_state(name, lexer.type()) : module->add_param(name, lexer.type());
+      state ? module->add_state(name, lexer.type(), kind) : module->add_param(name, lexer.type());
     } else if (lexer.eat("graph")) {
       graph = std::make_unique<GraphParser>(*module, module->add_graph(lexer.name('@')));
       graph->header(lexer);

@@ -25,6 +25,10 @@ inline bool is_float(DType d) {
   return d == DType::f32 || d == DType::f16 || d == DType::bf16 || d == DType::f8e4m3;
 }
 
+/// Memory that lives across steps holds a row a token (in pages of a block table), or a row a
+/// sequence.
+enum class StateKind : uint8_t { paged, slot };
+
 /// bf16[T, 2048]. A rank-0 shape is a scalar.
 struct Type {
   DType dtype = DType::f32;

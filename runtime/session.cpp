@@ -19,7 +19,7 @@ namespace {
 /// What a run writes into the rows of an input that lie between its own size and its bucket's.
 struct Padding {
   enum class Rows { T, S, S_plus_1, R } rows;
-  enum class Value { zero, one_f32, minus_one, spare_page, tokens } value;
+  enum class Value { zero, one_f32, minus_one, spare_page, spare_slot, tokens } value;
 };
 
 std::optional<Padding> padding_of(std::string_view role) {
@@ -29,6 +29,7 @@ std::optional<Padding> padding_of(std::string_view role) {
   if (role == "seq_starts") return Padding{R::S_plus_1, V::tokens};
   if (role == "kv_lens") return Padding{R::S, V::zero};
   if (role == "block_tables") return Padding{R::S, V::spare_page};
+  if (role == "state_slots") return Padding{R::S, V::spare_slot};
   if (role == "logit_rows" || role == "temperature" || role == "top_k" || role == "uniform") {
     return Padding{R::R, V::zero};
   }
@@ -223,6 +224,7 @@ void Session::Impl::pad_port(const Port& port, const Sizes& s, const Sizes& buck
     case Padding::Value::one_f32: value = 0x3f800000; break;
     case Padding::Value::minus_one: value = -1; break;
     case Padding::Value::spare_page: value = static_cast<int32_t>(pages); break;
+    case Padding::Value::spare_slot: value = static_cast<int32_t>(self->slots()); break;
     case Padding::Value::tokens: value = static_cast<int32_t>(s.T); break;
   }
   auto* data = reinterpret_cast<int32_t*>(host_of(b));  // every such port is i32 or f32

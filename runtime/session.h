@@ -9,9 +9,9 @@
 //   session.output_as<float>("logits", R * V);
 //
 // Inputs and outputs are ports of the plan, by role: tokens i32[T], positions i32[T], seq_starts
-// i32[S+1], kv_lens i32[S], block_tables i32[S, B], logit_rows i32[R], logits f32[R, V]; of
-// sampling temperature, top_k, top_p, uniform [R] and ids i32[R]; forced.N i32[T, k] where the plan
-// has them (-1: not forced).
+// i32[S+1], kv_lens i32[S], block_tables i32[S, B], state_slots i32[S] where the plan has slot
+// states, logit_rows i32[R], logits f32[R, V]; of sampling temperature, top_k, top_p, uniform [R]
+// and ids i32[R]; forced.N i32[T, k] where the plan has them (-1: not forced).
 //
 // A session is used by one thread at a time. Several sessions in one process are independent.
 #pragma once
@@ -36,7 +36,7 @@ class Session;
 struct SessionOptions {
   int device = 0;           // GPU index; ignored on the cpu target
   int rank = 0, world = 1;  // this build runs one rank
-  int64_t kv_pages = 0;     // pages of state; 0: as many as the limits need, if memory allows
+  int64_t kv_pages = 0;     // pages of paged state; 0: as many as the limits need, if memory allows
   double gpu_memory_utilization = 0.9;  // share of the GPU's memory that arenas and pages may take
   int64_t cpu_kv_bytes = int64_t{1}
                          << 30;  // the same bound on the cpu target (one full sequence always fits)
@@ -68,8 +68,10 @@ class StepObserver {
 };
 
 struct MemoryUse {
-  int64_t weights = 0, workspace = 0, io = 0, state = 0;  // bytes
-  int64_t total() const { return weights + workspace + io + state; }
+  int64_t weights = 0, workspace = 0, io = 0;  // bytes
+  int64_t state = 0;                           // of paged states: the KV cache
+  int64_t slots = 0;                           // of slot states: recurrent layers
+  int64_t total() const { return weights + workspace + io + state + slots; }
 };
 
 /// What a session of this plan takes if requests may use `pages` pages.
@@ -89,6 +91,8 @@ class Session {
   bool on_cpu() const;
   /// Pages of state that requests may use: block table entries are in [0, pages()).
   int64_t pages() const;
+  /// Rows of every slot state that requests may use: state_slots entries are in [0, slots()).
+  int64_t slots() const { return plan().limits.max_num_seqs; }
   MemoryUse memory() const;
   /// False once a run failed on the device: nothing can be run any more.
   bool alive() const;

@@ -21,10 +21,12 @@ constexpr int64_t kMaxStateBytes = int64_t{1} << 50;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// State i is one array [pages + 1, page_size, row...]: the last page takes what padded sequences
-/// may write.
+/// State i is one array [pages + 1, page_size, row...] or [max_num_seqs + 1, row...]: the last page
+/// or row takes what padded sequences may write.
 int64_t state_bytes(const Plan& plan, const StateDecl& state, int64_t pages) {
-  return align_up((pages + 1) * plan.limits.page_size * state.row.bytes().constant());
+  const int64_t rows = state.kind == StateKind::slot ? plan.limits.max_num_seqs + 1
+                                                     : (pages + 1) * plan.limits.page_size;
+  return align_up(rows * state.row.bytes().constant());
 }
 
 std::vector<char> read_file(const std::filesystem::path& path) {
@@ -37,8 +39,9 @@ std::vector<char> read_file(const std::filesystem::path& path) {
 
 MemoryUse memory_needed(const Plan& plan, int64_t pages) {
   const int64_t dims_bytes = align_up(static_cast<int64_t>(plan.dims.size() * sizeof(int32_t)));
-  MemoryUse use{plan.weights_bytes, plan.workspace_bytes, dims_bytes + plan.io_bytes, 0};
-  for (const StateDecl& s : plan.states) use.state += state_bytes(plan, s, pages);
+  MemoryUse use{plan.weights_bytes, plan.workspace_bytes, dims_bytes + plan.io_bytes, 0, 0};
+  for (const StateDecl& s : plan.states)
+    (s.kind == StateKind::slot ? use.slots : use.state) += state_bytes(plan, s, pages);
   return use;
 }
 
@@ -151,14 +154,16 @@ int64_t Session::Impl::choose_pages() const {
     const DeviceInfo info = device_info(machine.gpu->device);
     const double reserve =
         (1 - options.gpu_memory_utilization) * static_cast<double>(info.total_bytes);
-    room = info.free_bytes - static_cast<int64_t>(reserve);
+    const int64_t slots = memory_needed(plan, 0).slots;
+    room = info.free_bytes - static_cast<int64_t>(reserve) - slots;
     if (room / page < a_sequence + 1) {
       user_error(
-          "not enough GPU memory: after weights and activations {} MiB are left for the KV cache, "
-          "and a sequence of "
-          "{} tokens needs {} MiB (compile with a smaller --max-model-len)",
-          std::max<int64_t>(room, 0) >> 20, plan.limits.max_model_len,
-          (a_sequence + 1) * page >> 20);
+          "not enough GPU memory: after weights, activations and {} MiB of recurrent state {} MiB "
+          "are "
+          "left for the KV cache, and a sequence of {} tokens needs {} MiB (compile with a smaller "
+          "--max-model-len{})",
+          slots >> 20, std::max<int64_t>(room, 0) >> 20, plan.limits.max_model_len,
+          (a_sequence + 1) * page >> 20, slots > 0 ? " or --max-num-seqs" : "");
     }
   }
   return std::min(all, std::max(room / page - 1, a_sequence));
@@ -172,13 +177,13 @@ void Session::Impl::place_states() {
     offsets.push_back(bytes);
     bytes += state_bytes(plan, s, pages);
   }
-  memory.state = bytes;
+  memory.state = memory_needed(plan, pages).state;
   std::byte* base;
   if (cpu()) {
-    host_state = HostBuffer(bytes, "the KV cache");
+    host_state = HostBuffer(bytes, "the KV cache and recurrent state");
     base = host_state.data();
   } else {
-    device_state = DeviceBuffer(bytes, "the KV cache");
+    device_state = DeviceBuffer(bytes, "the KV cache and recurrent state");
     base = device_state.data();
     // Masked positions are multiplied by zero somewhere: they must not hold NaN.
     fill_device(base, 0, bytes, machine.gpu->stream);

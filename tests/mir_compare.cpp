@@ -69,6 +69,7 @@ enum class Meaning {
   seq_starts,
   kv_lens,
   block_tables,
+  state_slots,
   offsets,
   rows
 };
@@ -92,6 +93,11 @@ Use use_of(const Op& op, size_t i, const DimEnv& dims) {
   if (is(OpKind::norm_gate, 6)) return {Meaning::forced, size(3, 0)};
   if (is(OpKind::grouped_linear, 2)) return {Meaning::offsets, size(3, 0)};
   if (is(OpKind::grouped_linear, 3)) return {Meaning::rows, 0};
+  const bool recurrent = op.kind == OpKind::causal_conv || op.kind == OpKind::gated_delta_rule;
+  if (recurrent && i >= 3 && i <= 5) {
+    constexpr Meaning kMeanings[] = {Meaning::positions, Meaning::seq_starts, Meaning::state_slots};
+    return {kMeanings[i - 3]};
+  }
   if (is(OpKind::rope, 1) || is(OpKind::kv_append, 2) || is(OpKind::rope_append, 1))
     return {Meaning::positions};
   if (is(OpKind::kv_append, 3) || is(OpKind::rope_append, 5) || is(OpKind::attention, 1)) {
@@ -155,6 +161,7 @@ void fill_ints(Tensor& t, const Use& use, const Batch& batch, Random& random) {
       for (size_t s = 0; s < t.i.size(); ++s)
         t.i[s] = static_cast<int32_t>(batch.past[s] + batch.tokens[s]);
       break;
+    case Meaning::state_slots:   // a sequence's own
     case Meaning::block_tables:  // no two sequences share a page, and pages are not in order
       for (int64_t i = 0; i < n; ++i) t.i[i] = static_cast<int32_t>(n - 1 - i);
       break;

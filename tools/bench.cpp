@@ -108,6 +108,8 @@ class Loop {
     for (int64_t p = 0; p < table_width_; ++p) {
       tables[S_ * table_width_ + p] = static_cast<int32_t>(p < pages ? seq * pages + p : 0);
     }
+    if (session_.has_port("state_slots"))
+      session_.input_as<int32_t>("state_slots")[S_] = static_cast<int32_t>(seq);
     T_ += n;
     session_.input_as<int32_t>("kv_lens")[S_] = static_cast<int32_t>(length + n);
     session_.input_as<int32_t>("logit_rows")[S_] = static_cast<int32_t>(T_ - 1);
@@ -204,7 +206,8 @@ void fill_floor(Session& session, const BenchCase& what, BenchResult& r) {
   const double kv = static_cast<double>(plan.page_bytes()) /
                     static_cast<double>(plan.limits.page_size) * context *
                     static_cast<double>(what.batch);
-  r.decode_bytes = w.dense + layers * r.distinct_experts * w.one_expert + kv;
+  const double slots = 2 * static_cast<double>(plan.slot_bytes() * what.batch);  // read, written
+  r.decode_bytes = w.dense + layers * r.distinct_experts * w.one_expert + kv + slots;
   const int64_t b = what.batch;
   r.decode_flops = flops_of(session.step_program(true, b, b, b), plan.limits, b, b, b, context);
   const double decode_floor = std::max(r.decode_bytes / target.memory_bytes_per_s,

@@ -34,6 +34,8 @@ int print_memory(const Plan& plan, bool json) {
                                         {"kv_bytes", use.state},
                                         {"kv_page_bytes", plan.page_bytes()},
                                         {"kv_pages", pages},
+                                        {"recurrent_state_bytes", use.slots},
+                                        {"recurrent_state_bytes_per_sequence", plan.slot_bytes()},
                                         {"activation_bytes", activations},
                                         {"total_bytes", use.total()}};
     fmt::print("{}\n", out.dump(2));
@@ -44,10 +46,15 @@ int print_memory(const Plan& plan, bool json) {
   };
   row("weights", use.weights);
   row("KV", use.state);
+  if (use.slots > 0) row("recurrent", use.slots);
   row("activations", activations);
   row("total", use.total());
   fmt::print("KV: {} pages of {} bytes for {} sequences of {} tokens, and one for padding\n", pages,
              plan.page_bytes(), plan.limits.max_num_seqs, plan.limits.max_model_len);
+  if (use.slots > 0) {
+    fmt::print("recurrent: state of {} bytes for each of {} sequences, and one for padding\n",
+               plan.slot_bytes(), plan.limits.max_num_seqs);
+  }
   return 0;
 }
 

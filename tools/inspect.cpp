@@ -119,6 +119,7 @@ ordered_json summary_json(const Plan& plan) {
           {"weights_bytes", plan.weights_bytes},
           {"weights_bytes_by_dtype", by_dtype},
           {"kv_bytes_per_token", plan.page_bytes() / std::max<int64_t>(1, plan.limits.page_size)},
+          {"recurrent_state_bytes_per_sequence", plan.slot_bytes()},
           {"vocab_size", m.vocab_size},
           {"max_model_len", plan.limits.max_model_len},
           {"max_num_seqs", plan.limits.max_num_seqs},
@@ -172,6 +173,7 @@ ordered_json memory_json(const Plan& plan) {
           {"workspace_bytes", plan.workspace_bytes},
           {"io_bytes", plan.io_bytes},
           {"kv_page_bytes", plan.page_bytes()},
+          {"recurrent_state_bytes_per_sequence", plan.slot_bytes()},
           {"programs", programs}};
 }
 

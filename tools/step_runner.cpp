@@ -23,6 +23,10 @@ SequenceFeeder::SequenceFeeder(StepRunner& runner, int64_t sequences, int64_t ma
     user_error("{} sequences of {} tokens need {} KV pages, there are {}: give --kv-pages",
                sequences, max_length, pages_per_seq_ * sequences, runner.pages());
   }
+  if (runner.slots() > 0 && sequences > runner.slots()) {
+    user_error("{} sequences need a state slot each, there are {}: give --max-num-seqs", sequences,
+               runner.slots());
+  }
 }
 
 void SequenceFeeder::add_sequence(StepInputs& in, int64_t seq, std::span<const int32_t> tokens) {
@@ -35,6 +39,7 @@ void SequenceFeeder::add_sequence(StepInputs& in, int64_t seq, std::span<const i
   }
   in.seq_starts.push_back(static_cast<int32_t>(in.tokens.size()));
   in.kv_lens.push_back(static_cast<int32_t>(length));
+  in.state_slots.push_back(static_cast<int32_t>(seq));
   for (int64_t p = 0; p < table_width_; ++p) {
     in.block_tables.push_back(
         static_cast<int32_t>(p < pages_per_seq_ ? seq * pages_per_seq_ + p : 0));

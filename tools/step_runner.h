@@ -18,7 +18,8 @@ namespace shunt {
 /// A ragged batch; fields are the @step inputs of that name (ir/ops.h).
 struct StepInputs {
   bool decode = false;  // every sequence has one new token
-  std::vector<int32_t> tokens, positions, seq_starts, kv_lens, block_tables, logit_rows;
+  std::vector<int32_t> tokens, positions, seq_starts, kv_lens, block_tables, state_slots,
+      logit_rows;
   std::map<std::string, std::vector<int32_t>> forced;  // "forced.N": [T, k], -1: not forced
 };
 
@@ -33,6 +34,8 @@ class StepRunner {
   virtual ~StepRunner() = default;
   virtual const Limits& limits() const = 0;
   virtual int64_t pages() const = 0;
+  /// Rows of slot states; 0 if the model has none.
+  virtual int64_t slots() const = 0;
   virtual int64_t vocab_size() const = 0;
   /// k of the inputs forced.N; 0 if there are none.
   virtual int64_t forced_width() const = 0;
@@ -48,7 +51,7 @@ std::unique_ptr<StepRunner> make_reference_runner(const CompileOptions& options,
                                                   int64_t pages);
 
 /// Feeds whole sequences through a runner: pages, positions and chunks are looked after here.
-/// Sequence i owns pages [i * pages_per_seq, ...).
+/// Sequence i owns pages [i * pages_per_seq, ...) and slot i.
 class SequenceFeeder {
  public:
   SequenceFeeder(StepRunner& runner, int64_t sequences, int64_t max_length);

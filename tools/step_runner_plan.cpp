@@ -45,6 +45,7 @@ class PlanRunner : public StepRunner {
 
   const Limits& limits() const override { return session_.plan().limits; }
   int64_t pages() const override { return session_.pages(); }
+  int64_t slots() const override { return session_.has_port("state_slots") ? session_.slots() : 0; }
   int64_t vocab_size() const override { return session_.plan().model.vocab_size; }
   int64_t forced_width() const override {
     for (const Port& p : session_.plan().ports) {
@@ -60,6 +61,7 @@ class PlanRunner : public StepRunner {
     fill("seq_starts", in.seq_starts);
     fill("kv_lens", in.kv_lens);
     fill("block_tables", in.block_tables);
+    fill("state_slots", in.state_slots);
     fill("logit_rows", in.logit_rows);
     for (const Port& p : session_.plan().ports) {
       if (!p.role.starts_with("forced.")) continue;

@@ -40,6 +40,10 @@ class ReferenceRunner : public StepRunner {
     checkpoint_ = std::make_unique<Checkpoint>(Checkpoint::open(options.model_dir));
     ir::ReferenceOptions reference;
     reference.pages = pages;
+    reference.slots = limits_.max_num_seqs;
+    has_slots_ = std::any_of(module_->states.begin(), module_->states.end(), [](const auto& s) {
+      return s.value->state_kind() == StateKind::slot;
+    });
     reference.checkpoint = [this](const std::string& name, DType dtype,
                                   const std::vector<int64_t>& shape) {
       return read_tensor(*checkpoint_, name, dtype, shape);
@@ -50,6 +54,7 @@ class ReferenceRunner : public StepRunner {
 
   const Limits& limits() const override { return limits_; }
   int64_t pages() const override { return pages_; }
+  int64_t slots() const override { return has_slots_ ? limits_.max_num_seqs : 0; }
   int64_t vocab_size() const override { return vocab_; }
   int64_t forced_width() const override { return forced_; }
 
@@ -99,6 +104,7 @@ class ReferenceRunner : public StepRunner {
         {"seq_starts", &in.seq_starts},
         {"kv_lens", &in.kv_lens},
         {"block_tables", &in.block_tables},
+        {"state_slots", &in.state_slots},
         {"logit_rows", &in.logit_rows}};
     if (const auto it = roles.find(role); it != roles.end()) return *it->second;
     if (const auto it = in.forced.find(role); it != in.forced.end()) return it->second;
@@ -106,6 +112,7 @@ class ReferenceRunner : public StepRunner {
   }
 
   int64_t pages_;
+  bool has_slots_ = false;
   std::unique_ptr<ir::Module> module_;
   std::unique_ptr<Checkpoint> checkpoint_;
   std::unique_ptr<ir::Evaluator> evaluator_;

@@ -87,8 +87,8 @@ HostArgs& HostArgs::extras(const ir::Op& op, size_t first, const Type& result, b
 
 std::vector<KernelImpl> cpu_kernels() {
   std::vector<KernelImpl> all;
-  for (auto family :
-       {cpu_row_kernels, cpu_linear_kernels, cpu_attention_kernels, cpu_moe_kernels}) {
+  for (auto family : {cpu_row_kernels, cpu_linear_kernels, cpu_attention_kernels,
+                      cpu_recurrent_kernels, cpu_moe_kernels}) {
     const std::vector<KernelImpl> rows = family();
     all.insert(all.end(), rows.begin(), rows.end());
   }

@@ -46,6 +46,7 @@ Dim row_count(const Type& type);
 std::vector<KernelImpl> cpu_row_kernels();        // emit/cpu_rows.cpp
 std::vector<KernelImpl> cpu_linear_kernels();     // emit/cpu_linear.cpp
 std::vector<KernelImpl> cpu_attention_kernels();  // emit/cpu_attention.cpp
+std::vector<KernelImpl> cpu_recurrent_kernels();  // emit/cpu_recurrent.cpp
 std::vector<KernelImpl> cpu_moe_kernels();        // emit/cpu_moe.cpp
 
 }  // namespace shunt::codegen

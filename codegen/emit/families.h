@@ -15,6 +15,7 @@ std::vector<KernelImpl> norm_kernels();            // emit/norm.cpp
 std::vector<KernelImpl> tensor_kernels();          // emit/tensor.cpp
 std::vector<KernelImpl> rope_kernels();            // emit/rope.cpp
 std::vector<KernelImpl> attention_kernels();       // emit/attention.cpp
+std::vector<KernelImpl> recurrent_kernels();       // emit/recurrent.cpp
 std::vector<KernelImpl> gate_kernels();            // emit/gate.cpp
 std::vector<KernelImpl> route_kernels();           // emit/route.cpp
 std::vector<KernelImpl> sample_kernels();          // emit/sample.cpp

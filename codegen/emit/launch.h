@@ -4,8 +4,11 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "codegen/kernel.h"
+#include "ir/error.h"
+#include "ir/expr.h"
 
 namespace shunt::codegen {
 
@@ -40,6 +43,17 @@ inline int64_t vector_width(int64_t columns, int64_t most = 8) {
 }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+/// A member of Config: "static float apply(float gate, float up) { return ...; }"
+inline std::string apply_function(const std::string& text,
+                                  const std::vector<std::string>& parameters) {
+  const Expr expr = Expr::parse(text);
+  std::string list;
+  for (const std::string& p : parameters) list += (list.empty() ? "float " : ", float ") + p;
+  return fmt::format(
+      "  static __device__ __forceinline__ float apply({}) {{\n    return {};\n  }}\n", list,
+      expr.to_cuda(expr.variables()));
+}
 
 class LaunchBuilder {
  public:

@@ -7,7 +7,6 @@
 #include "codegen/emit/families.h"
 #include "codegen/emit/launch.h"
 #include "ir/error.h"
-#include "ir/expr.h"
 
 namespace shunt::codegen {
 
@@ -127,16 +126,6 @@ void emit_slice(const ir::Op& op, StepBuilder& steps) {
 bool supports_copy(const ir::Op&, const Context& context) { return is_cuda(context); }
 
 // ---- pointwise, glu ----
-
-/// "static float apply(float gate, float up) { return ...; }"
-std::string apply_function(const std::string& text, const std::vector<std::string>& parameters) {
-  const Expr expr = Expr::parse(text);
-  std::string list;
-  for (const std::string& p : parameters) list += (list.empty() ? "float " : ", float ") + p;
-  return fmt::format(
-      "  static __device__ __forceinline__ float apply({}) {{\n    return {};\n  }}\n", list,
-      expr.to_cuda(expr.variables()));
-}
 
 constexpr size_t kMaxOperands = 32;  // two bits each in kBroadcast
 

@@ -29,6 +29,7 @@ namespace shunt::hf {
   X(granitemoe)       \
   X(granitemoeshared) \
   X(hunyuan_v1_moe)   \
+  X(lfm2_moe)         \
   X(llama)            \
   X(llama4_text)      \
   X(minimax_m2)       \
@@ -42,7 +43,8 @@ namespace shunt::hf {
   X(qwen2)            \
   X(qwen2_moe)        \
   X(qwen3)            \
-  X(qwen3_moe)
+  X(qwen3_moe)        \
+  X(qwen3_next)
 // clang-format on
 
 #define SHUNT_HF_DECLARE(name) Architecture read_##name(const Config& config);

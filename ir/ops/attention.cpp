@@ -13,13 +13,6 @@ constexpr int64_t kPageRows =
 
 std::string rows_text(const Type& state) { return "rows of the state are " + str(state); }
 
-/// Rule `number`: positions are i32[T].
-void check_positions(const Op& op, int number, size_t i, const Dim& tokens) {
-  const Type& t = type_of(op, i);
-  SHUNT_RULE(number, is_i32(t, 1) && t.shape[0] == tokens, "positions {} are not i32[{}]", str(t),
-             str(tokens));
-}
-
 /// Rule `number`: seq_starts are i32[S+1] and block_tables i32[S, B]. Returns S.
 Dim check_sequences(const Op& op, int number, size_t starts, size_t tables) {
   const Type& s = type_of(op, starts);

@@ -22,6 +22,11 @@ void check_operand(const Op& op, std::string_view word, const Value* value) {
   }
   SHUNT_RULE(0, (word[0] == '@') == value->is_state(), "operand {} is {}, {}", word, value->name,
              value->is_state() ? "a state" : "which is not a state");
+  if (value->is_state()) {
+    const StateKind wanted = word.back() == '#' ? StateKind::slot : StateKind::paged;
+    SHUNT_RULE(0, value->state_kind() == wanted, "operand {} is {}, which is {}", word, value->name,
+               wanted == StateKind::slot ? "paged" : "a slot state");
+  }
   SHUNT_RULE(0, word[0] != '=' || value->is_param(), "operand {} is {}, which is not a parameter",
              word, value->name);
   SHUNT_RULE(0, has_elements(value->type), "operand {} : {} has more than one symbolic size", word,
@@ -45,6 +50,12 @@ void check_operands(const Op& op, std::initializer_list<std::string_view> signat
              join(signature));
   for (size_t i = 0; i < n; ++i)
     check_operand(op, words[std::min(i, words.size() - 1)], op.operands[i]);
+}
+
+void check_positions(const Op& op, int number, size_t i, const Dim& tokens) {
+  const Type& t = type_of(op, i);
+  SHUNT_RULE(number, is_i32(t, 1) && t.shape[0] == tokens, "positions {} are not i32[{}]", str(t),
+             str(tokens));
 }
 
 Expr check_expr(const Op& op, int number, std::string_view what, const std::string& text,

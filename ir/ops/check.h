@@ -28,7 +28,8 @@ namespace shunt::ir {
 
 /// Rule C0. One word an operand, e.g. {"x", "weight", "bias?", "extra*"}: "?" may be none, and left
 /// out at the end;
-/// "*" is any number of operands, last; "@k" a state; "=param" a parameter.
+/// "*" is any number of operands, last; "@k" a paged state, "@k#" a slot state; "=param" a
+/// parameter.
 void check_operands(const Op& op, std::initializer_list<std::string_view> signature);
 
 /// Rule `number`: parses `text` and allows only `names`, and x0.. for operands from `first_extra`
@@ -36,6 +37,9 @@ void check_operands(const Op& op, std::initializer_list<std::string_view> signat
 /// attribute.
 Expr check_expr(const Op& op, int number, std::string_view what, const std::string& text,
                 std::initializer_list<std::string_view> names, size_t first_extra);
+
+/// Rule `number`: positions are i32[T].
+void check_positions(const Op& op, int number, size_t i, const Dim& tokens);
 
 /// The type of operand `i`, which rule C0 has found present.
 inline const Type& type_of(const Op& op, size_t i) { return op.operands[i]->type; }

@@ -61,7 +61,9 @@ Evaluator::Evaluator(const Module& module, ReferenceOptions options)
   auto rank = std::make_unique<Rank>();
   for (const State& s : module.states) {
     Type rows = s.value->type;
-    rows.shape.insert(rows.shape.begin(), options_.pages * module.page_size);
+    const bool slot = s.value->state_kind() == StateKind::slot;
+    rows.shape.insert(rows.shape.begin(),
+                      slot ? options_.slots : options_.pages * module.page_size);
     rank->states[s.value.get()] = Tensor::make(rows);
   }
   ranks_.push_back(std::move(rank));

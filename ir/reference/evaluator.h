@@ -26,6 +26,7 @@ struct ReferenceOptions {
   /// `checkpoint` op.
   std::function<Tensor(const std::string& name, DType dtype, const std::vector<int64_t>& shape)>
       checkpoint;
+  int64_t slots = 16;  // rows of each slot state; ids in state_slots are below it
 };
 
 class Evaluator {
@@ -50,7 +51,8 @@ class Evaluator {
                                     const std::map<std::string, Tensor>& inputs,
                                     const Probe& probe = {});
 
-  /// A parameter's value, a state's [pages * page_size, row...]; nullptr if it has none.
+  /// A parameter's value, a state's [pages * page_size, row...] or [slots, row...]; nullptr if it
+  /// has none.
   const Tensor* param(const std::string& name) const;
   const Tensor* state(const std::string& name) const;
 

@@ -20,6 +20,7 @@ struct Engine::Request {
   int64_t limit = 0;     // tokens.size() may not exceed it
   int64_t computed = 0;  // tokens whose state is in the pages
   KvPages::List pages;
+  KvPages::List slot;  // of slot states; one while it runs, where the plan has them
   SamplingParams params;
   TokenCallback callback;
   bool finished = false;
@@ -46,7 +47,9 @@ float uniform_at(uint64_t seed, uint64_t position) {
 Engine::Engine(Session& session)
     : session_(session),
       plan_(session.plan()),
-      pages_(session.pages(), session.plan().limits.page_size) {}
+      pages_(session.pages(), session.plan().limits.page_size) {
+  if (session.has_port("state_slots")) slots_.emplace(session.slots(), 1);
+}
 
 Engine::~Engine() = default;
 
@@ -141,7 +144,7 @@ int64_t Engine::unfinished() const {
 void Engine::sweep() {
   const auto drop = [&](auto& list) {
     std::erase_if(list, [&](auto& r) {
-      if (r->finished) pages_.release(r->pages);
+      if (r->finished) release(*r);
       return r->finished;
     });
   };
@@ -154,13 +157,23 @@ void Engine::sweep() {
 /// Takes a running request out of the batch: its pages go to others, and its state is computed
 /// again later.
 void Engine::preempt(Request& request) {
-  pages_.release(request.pages);
+  release(request);
   request.computed = 0;
   ++stats_.preemptions;
   const auto it =
       std::find_if(running_.begin(), running_.end(), [&](auto& r) { return r.get() == &request; });
   waiting_.push_front(std::move(*it));
   running_.erase(it);
+}
+
+/// Gives a request its row of the slot states, whose old content its first token resets. False if
+/// none is free.
+bool Engine::take_slot(Request& request) { return !slots_ || slots_->grow(request.slot, 1); }
+
+/// Gives a request's state to others.
+void Engine::release(Request& request) {
+  pages_.release(request.pages);
+  if (slots_) slots_->release(request.slot);
 }
 
 /// Makes room for `tokens` rows of a running request, at the cost of younger ones. False if it had
@@ -215,7 +228,7 @@ std::vector<Engine::Share> Engine::schedule() {
     Request& r = *waiting_.front();
     int64_t count = std::min(r.pending(), budget());
     if (count == r.pending() && rows == limits.max_logit_rows) --count;
-    if (count <= 0 || pages_.available() < pages_.pages_for(r.size())) break;
+    if (count <= 0 || pages_.available() < pages_.pages_for(r.size()) || !take_slot(r)) break;
     SHUNT_CHECK(pages_.grow(r.pages, count), "{} tokens do not fit in the free pages", count);
     running_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
@@ -279,6 +292,7 @@ void Engine::fill_inputs(const std::vector<Share>& shares, int64_t tokens) {
     SHUNT_CHECK(r.pages.size() <= columns, "{} pages in a block table of {}", r.pages.size(),
                 columns);
     std::copy(r.pages.begin(), r.pages.end(), tables.begin() + static_cast<int64_t>(s * columns));
+    if (!r.slot.empty()) session_.input_as<int32_t>("state_slots")[s] = r.slot[0];
     if (shares[s].wants_logits) logit_rows[row++] = static_cast<int32_t>(t - 1);
   }
   starts[shares.size()] = static_cast<int32_t>(tokens);
@@ -343,10 +357,16 @@ void Engine::score(std::span<const int32_t> ids, const ScoreCallback& callback,
   const int64_t chunk = std::min(plan_.limits.max_num_batched_tokens, plan_.limits.max_logit_rows);
   Request r;
   struct Release {  // also when a callback throws
-    KvPages& pages;
-    KvPages::List& list;
-    ~Release() { pages.release(list); }
-  } release{pages_, r.pages};
+    Engine& engine;
+    Request& request;
+    ~Release() { engine.release(request); }
+  } release{*this, r};
+  if (!take_slot(r)) {
+    user_error(
+        "scoring needs a free state slot and {} requests hold all of them: wait until one ends, or "
+        "compile with a larger --max-num-seqs",
+        slots_->total());
+  }
   if (!pages_.grow(r.pages, size)) {
     user_error("scoring {} tokens needs {} pages of KV cache and {} are free: raise --kv-pages",
                size, pages_.pages_for(size), pages_.available());

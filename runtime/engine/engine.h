@@ -16,6 +16,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -90,7 +91,8 @@ class Engine {
   using ScoreCallback = std::function<void(int64_t row, std::span<const float> logits)>;
   /// The logits after each of `ids`, a sequence of its own from position 0, in chunks of
   /// max_logit_rows that attend to the earlier ones through the pages. Other requests keep their
-  /// pages and wait.
+  /// pages and wait. A recurrent model needs a free state slot for it: UserError while max_num_seqs
+  /// requests run.
   void score(std::span<const int32_t> ids, const ScoreCallback& callback,
              const ScoreOptions& options = {});
   /// The same at once: [ids.size(), vocab_size].
@@ -109,6 +111,8 @@ class Engine {
   void check_params(const SamplingParams& params) const;
   void sweep();
   std::vector<Share> schedule();
+  bool take_slot(Request& request);
+  void release(Request& request);
   bool fit(Request& request, int64_t tokens, std::vector<Share>& shares);
   void preempt(Request& request);
   void fill_inputs(const std::vector<Share>& shares, int64_t tokens);
@@ -119,6 +123,7 @@ class Engine {
   Session& session_;
   const Plan& plan_;
   KvPages pages_;
+  std::optional<KvPages> slots_;  // rows of slot states, one a running request; if there are any
   int64_t next_id_ = 1;
   std::deque<std::unique_ptr<Request>> waiting_;
   std::vector<std::unique_ptr<Request>> running_;  // oldest first

@@ -34,6 +34,7 @@ Unary unary_of(Expr::Code code) {
     case Expr::Code::quick_gelu: return Unary::quick_gelu;
     case Expr::Code::relu: return Unary::relu;
     case Expr::Code::sigmoid: return Unary::sigmoid;
+    case Expr::Code::softplus: return Unary::softplus;
     case Expr::Code::tanh: return Unary::tanh;
     case Expr::Code::exp: return Unary::exp;
     case Expr::Code::sqrt: return Unary::sqrt;

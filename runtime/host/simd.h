@@ -22,6 +22,7 @@ enum class Unary : uint8_t {
   quick_gelu,
   relu,
   sigmoid,
+  softplus,
   tanh,
   exp,
   sqrt,

@@ -34,6 +34,10 @@ namespace shunt {
                        slopes|null, slopes_dtype, T, S, B, heads, h, D, Dv, page_size, scale, window, chunk, softcap, out[T,heads*Dv]       */ \
   X(encoder_attention) /* q[T,heads,D], k[T,h,D], v[T,h,Dv], seq_starts, T, S, heads, h, D, Dv, scale,              \
                        out[T,heads*Dv]                                                                              */ \
+  X(causal_conv)    /* x[T,C], w[C,W], w_dtype, bias|null, bias_dtype, positions, seq_starts, state_slots,           \
+                       state[.,W-1,C], S, C, W, expr|null, out[T,C]                                              */ \
+  X(gated_delta_rule) /* qkv[T,2*k*D+v*Dv], g[T,v], beta[T,v], positions, seq_starts, state_slots,                  \
+                       state[.,v,D,Dv], S, k, v, D, Dv, scale, qk_l2norm, eps, out[T,v,Dv]                       */ \
   X(topk_gate)      /* logits[T,E], selection_bias|null, bias_dtype, forced|null, T, E, k, score, norm, norm_eps,   \
                        norm_min, scale, jitter, groups, keep_groups, group_score, w[T,k], ids[T,k], drop, k * capacity_factor,        \
                        min_capacity, sample_second, seed                                                         */ \

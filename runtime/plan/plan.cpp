@@ -11,7 +11,17 @@ namespace shunt {
 
 int64_t Plan::page_bytes() const {
   int64_t bytes = 0;
-  for (const StateDecl& state : states) bytes += state.row.bytes().constant() * limits.page_size;
+  for (const StateDecl& state : states) {
+    if (state.kind == StateKind::paged) bytes += state.row.bytes().constant() * limits.page_size;
+  }
+  return bytes;
+}
+
+int64_t Plan::slot_bytes() const {
+  int64_t bytes = 0;
+  for (const StateDecl& state : states) {
+    if (state.kind == StateKind::slot) bytes += state.row.bytes().constant();
+  }
   return bytes;
 }
 

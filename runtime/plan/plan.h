@@ -17,7 +17,7 @@
 namespace shunt {
 
 /// Raised by one on every change of the format; load_plan() accepts this number only.
-inline constexpr int kPlanFormat = 1;
+inline constexpr int kPlanFormat = 2;
 
 enum class Arena : uint8_t {
   weights,    // parameters, written by the load program
@@ -35,12 +35,14 @@ struct Buffer {
   bool operator==(const Buffer&) const = default;
 };
 
-/// Paged memory that lives across steps: `row` a token, pages of plan.limits.page_size rows; the
-/// number of pages is bound at load. State i of n pages is one array [pages, page_size, row...],
-/// all states one after another.
+/// Memory that lives across steps, all states one after another. Paged: a `row` a token, in pages
+/// of plan.limits.page_size rows, whose number is bound at load; one array [pages, page_size,
+/// row...]. Slot: a row a sequence; one array [plan.limits.max_num_seqs, row...]. Either has a
+/// spare page or row behind it, which padded sequences name.
 struct StateDecl {
   std::string name;
   Type row;
+  StateKind kind = StateKind::paged;
   bool operator==(const StateDecl&) const = default;
 };
 
@@ -219,8 +221,10 @@ struct Plan {
   int64_t weights_bytes = 0, workspace_bytes = 0, io_bytes = 0;  // arena sizes
   bool operator==(const Plan&) const = default;
 
-  /// Bytes of one page over all states.
+  /// Bytes of one page over all paged states.
   int64_t page_bytes() const;
+  /// Bytes of one sequence's rows over all slot states.
+  int64_t slot_bytes() const;
   /// Index of the port with that role, or -1.
   int find_port(const std::string& role) const;
 };

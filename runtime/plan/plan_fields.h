@@ -36,6 +36,7 @@ void describe(V& v, Buffer& b) {
 template <class V>
 void describe(V& v, StateDecl& s) {
   v("name", s.name);
+  v("kind", s.kind);
   v("row", s.row);
 }
 template <class V>
@@ -166,6 +167,7 @@ void describe(V& v, Plan& p) {
   v("programs", p.programs);
 }
 
+inline constexpr std::array<std::string_view, 2> kStateKindNames = {"paged", "slot"};
 inline constexpr std::array<std::string_view, 3> kArenaNames = {"weights", "workspace", "io"};
 // In the order of StepKind.
 inline constexpr std::array<std::string_view, std::variant_size_v<StepKind>> kStepKindNames = {

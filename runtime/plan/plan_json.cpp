@@ -85,6 +85,7 @@ class Writer {
   void put(const Type& type) { put(type.to_string()); }
   void put(DType dtype) { put(std::string(dtype_name(dtype))); }
   void put(Arena arena) { put(std::string(kArenaNames[static_cast<size_t>(arena)])); }
+  void put(StateKind kind) { put(std::string(kStateKindNames[static_cast<size_t>(kind)])); }
   void put(const Arg& arg) {
     switch (arg.kind) {
       case Arg::Kind::null: out_ += "null"; return;

@@ -152,6 +152,17 @@ void read(const Json& json, const Path& path, Arena& value) {
   }
   fail_type(path, "weights, workspace or io", json);
 }
+void read(const Json& json, const Path& path, StateKind& value) {
+  std::string text;
+  read(json, path, text);
+  for (size_t i = 0; i < kStateKindNames.size(); ++i) {
+    if (text == kStateKindNames[i]) {
+      value = static_cast<StateKind>(i);
+      return;
+    }
+  }
+  fail_type(path, "paged or slot", json);
+}
 
 /// Reads the keys of one object; finish() rejects what nobody asked for.
 class Reader {

@@ -170,7 +170,7 @@ class Validator {
   }
 
   void check_states_and_ports() const {
-    int64_t page_bytes = 0;
+    int64_t page_bytes = 0, slot_bytes = 0;
     for (size_t i = 0; i < plan_.states.size(); ++i) {
       const Type& row = plan_.states[i].row;
       for (const Dim& d : row.shape) {
@@ -179,10 +179,15 @@ class Validator {
       }
       const int64_t bytes = sized(at("states", i, "row"), [&] { return row.bytes().constant(); });
       in(at("states", i, "row"), bytes, 1, int64_t{1} << 30);
-      page_bytes += bytes * plan_.limits.page_size;
+      const bool paged = plan_.states[i].kind == StateKind::paged;
+      (paged ? page_bytes : slot_bytes) += bytes * (paged ? plan_.limits.page_size : 1);
       if (page_bytes > kMaxBytes)
         fail("states", "a page over all states takes more than {} bytes", kMaxBytes);
+      if (slot_bytes > kMaxBytes / (plan_.limits.max_num_seqs + 1))
+        fail("states", "slot states of all sequences take more than {} bytes", kMaxBytes);
     }
+    if (slot_bytes > 0 && plan_.find_port("state_slots") < 0)
+      fail("states", "there are slot states and no port 'state_slots'");
     std::set<std::string> roles;
     for (size_t i = 0; i < plan_.ports.size(); ++i) {
       const Port& p = plan_.ports[i];

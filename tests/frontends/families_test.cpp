@@ -71,7 +71,7 @@ TEST_P(FamilyGolden, keys_of_transformers_4_mean_the_same) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, FamilyGolden,
                          testing::Values("mixtral", "mixtral_window", "qwen3_moe", "olmoe", "llama",
-                                         "llama_rope3"),
+                                         "llama_rope3", "lfm2_moe", "qwen3_next"),
                          [](const auto& info) { return std::string(info.param); });
 
 class PublishedShape : public testing::TestWithParam<const char*> {};

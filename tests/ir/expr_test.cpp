@@ -21,6 +21,9 @@ TEST(Expr, Evaluates) {
   EXPECT_FLOAT_EQ(eval("silu(gate) * up", {1, 3}), 3.0f / (1.0f + std::exp(-1.0f)));
   EXPECT_FLOAT_EQ(eval("gelu(x)", {1}), 0.84134474f);
   EXPECT_FLOAT_EQ(eval("gelu_tanh(x)", {1}), 0.84119199f);
+  EXPECT_FLOAT_EQ(eval("softplus(x)", {1}), std::log1p(std::exp(1.0f)));
+  EXPECT_EQ(eval("softplus(x)", {200}), 200.0f);
+  EXPECT_FLOAT_EQ(eval("softplus(x)", {-20}), std::exp(-20.0f));
   EXPECT_FLOAT_EQ(eval("quick_gelu(x)", {1}), 1.0f / (1.0f + std::exp(-1.702f)));
   EXPECT_FLOAT_EQ(eval("relu(x) + abs(x)", {-2}), 2.0f);
   EXPECT_FLOAT_EQ(eval("sqrt(4) * rsqrt(4) + exp(0) + tanh(0) + sigmoid(0)"), 2.5f);

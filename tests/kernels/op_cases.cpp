@@ -13,7 +13,7 @@ namespace shunt::test {
 const std::vector<OpCase>& op_cases() {
   static const std::vector<OpCase> cases = [] {
     std::vector<OpCase> all;
-    for (auto* family : {tensor_cases, linear_cases, moe_cases, attention_cases}) {
+    for (auto* family : {tensor_cases, linear_cases, moe_cases, attention_cases, recurrent_cases}) {
       for (OpCase& c : family()) all.push_back(std::move(c));
     }
     return all;

@@ -37,5 +37,6 @@ std::vector<OpCase> tensor_cases();     // op_cases.cpp
 std::vector<OpCase> linear_cases();     // op_cases_linear.cpp
 std::vector<OpCase> moe_cases();        // op_cases_moe.cpp
 std::vector<OpCase> attention_cases();  // op_cases_attention.cpp
+std::vector<OpCase> recurrent_cases();  // op_cases_recurrent.cpp
 
 }  // namespace shunt::test

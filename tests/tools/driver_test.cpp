@@ -85,8 +85,8 @@ TEST(DryRun, WritesNothing) {
 }
 
 TEST(DryRun, BytesAreWhatASessionTakes) {
-  for (const std::string& model :
-       {storyteller(), data("conformance/llama"), data("conformance/olmoe")}) {
+  for (const std::string& model : {storyteller(), data("conformance/llama"),
+                                   data("conformance/olmoe"), data("conformance/qwen3_next")}) {
     const std::vector<std::string> flags = {"--target",        "cpu", "--max-num-seqs", "4",
                                             "--max-model-len", "200"};
     const TempDir folder;
@@ -104,6 +104,7 @@ TEST(DryRun, BytesAreWhatASessionTakes) {
     const MemoryUse used = session.memory();
     EXPECT_EQ(promised.at("weights_bytes"), used.weights);
     EXPECT_EQ(promised.at("kv_bytes"), used.state);
+    EXPECT_EQ(promised.at("recurrent_state_bytes"), used.slots);
     EXPECT_EQ(promised.at("activation_bytes"), used.workspace + used.io);
     EXPECT_EQ(promised.at("total_bytes"), used.total());
     // What a session takes unless told otherwise is the same: enough for all sequences.

@@ -20,6 +20,10 @@ __device__ __forceinline__ float clamp(float x, float low, float high) {
 }
 __device__ __forceinline__ float relu(float x) { return ::fmaxf(x, 0.0f); }
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + ::expf(-x)); }
+/// log(1 + exp(x)), without overflow.
+__device__ __forceinline__ float softplus(float x) {
+  return ::fmaxf(x, 0.0f) + ::log1pf(::expf(-::fabsf(x)));
+}
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + ::expf(-x)); }
 /// The exact form, 0.5 x (1 + erf(x / sqrt 2)).
 __device__ __forceinline__ float gelu(float x) {

@@ -39,6 +39,7 @@ SHUNT_LOOP1(gelu_tanh,
 SHUNT_LOOP1(quick_gelu, x / (1.0f + exp(-1.702f * x)))
 SHUNT_LOOP1(relu, x > splat(0.0f) ? x : splat(0.0f))
 SHUNT_LOOP1(sigmoid, sigmoid(x))
+SHUNT_LOOP1(softplus, softplus(x))
 SHUNT_LOOP1(tanh, tanh(x))
 SHUNT_LOOP1(exp, exp(x))
 SHUNT_LOOP1(sqrt, sqrt(x))

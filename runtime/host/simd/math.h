@@ -34,6 +34,22 @@ SHUNT_INLINE vf exp(vf x) {
 SHUNT_INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + exp(-x)); }
 SHUNT_INLINE vf silu(vf x) { return x / (1.0f + exp(-x)); }
 
+/// max(x, 0) + log(1 + y) with y = exp(-|x|) in (0, 1], by log(1 + y) = 2 atanh(y / (2 + y)).
+SHUNT_INLINE vf softplus(vf x) {
+  const vf y = exp(-abs(x));
+  const vf t = y / (2.0f + y);
+  const vf z = t * t;  // at most 1/9: eight terms are exact to float32
+  vf p = splat(2.0f / 17);
+  p = fma(p, z, splat(2.0f / 15));
+  p = fma(p, z, splat(2.0f / 13));
+  p = fma(p, z, splat(2.0f / 11));
+  p = fma(p, z, splat(2.0f / 9));
+  p = fma(p, z, splat(2.0f / 7));
+  p = fma(p, z, splat(2.0f / 5));
+  p = fma(p, z, splat(2.0f / 3));
+  return (x > splat(0.0f) ? x : splat(0.0f)) + fma(p * z, t, 2.0f * t);
+}
+
 SHUNT_INLINE vf tanh(vf x) {
   const vf magnitude = abs(x);
   const vf z = x * x;

@@ -20,7 +20,7 @@ const Simd kSimd = {
     .panel_vectors = kPanelVectors,
     .dot_rows = kDotRows,
     .unary = {neg_loop, silu_loop, gelu_loop, gelu_tanh_loop, quick_gelu_loop, relu_loop,
-              sigmoid_loop, tanh_loop, exp_loop, sqrt_loop, rsqrt_loop, abs_loop},
+              sigmoid_loop, softplus_loop, tanh_loop, exp_loop, sqrt_loop, rsqrt_loop, abs_loop},
     .binary = {add_loop, sub_loop, mul_loop, div_loop, min_loop, max_loop},
     .silu_mul = silu_mul_loop,
     .axpy = axpy,

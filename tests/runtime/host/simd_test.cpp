@@ -20,8 +20,9 @@ class SimdTest : public testing::TestWithParam<const Simd*> {
 TEST_P(SimdTest, UnaryMatchesTheDefinition) {
   const Expr::Code codes[] = {Expr::Code::neg,       Expr::Code::silu,       Expr::Code::gelu,
                               Expr::Code::gelu_tanh, Expr::Code::quick_gelu, Expr::Code::relu,
-                              Expr::Code::sigmoid,   Expr::Code::tanh,       Expr::Code::exp,
-                              Expr::Code::sqrt,      Expr::Code::rsqrt,      Expr::Code::abs};
+                              Expr::Code::sigmoid,   Expr::Code::softplus,   Expr::Code::tanh,
+                              Expr::Code::exp,       Expr::Code::sqrt,       Expr::Code::rsqrt,
+                              Expr::Code::abs};
   std::vector<float> x;
   for (float s = 1e-6f; s < 200.0f; s *= 1.07f) {
     x.push_back(s);

@@ -97,7 +97,7 @@ TEST(Validate, AcceptsValidPlans) {
 }
 
 TEST(Validate, Header) {
-  broken("plan.json: format: 2,", [](Plan& p) { p.format = 2; });
+  broken("plan.json: format: 99,", [](Plan& p) { p.format = 99; });
   broken("target: 'sm_30' is not a target", [](Plan& p) { p.target = "sm_30"; });
   broken("activation_dtype: 'i32'", [](Plan& p) { p.activation_dtype = "i32"; });
   broken("limits.max_model_len: 0 is outside", [](Plan& p) { p.limits.max_model_len = 0; });
@@ -164,6 +164,12 @@ TEST(Validate, StatesAndPorts) {
   broken("states[0].row: 0 is outside", [](Plan& p) { p.states[0].row.shape[0] = Dim(0); });
   broken("states[0].row: ", [](Plan& p) {
     p.states[0].row.shape = {Dim(int64_t{1} << 40), Dim(int64_t{1} << 40)};
+  });
+  broken("states: there are slot states and no port 'state_slots'",
+         [](Plan& p) { p.states[0].kind = StateKind::slot; });
+  broken("states: slot states of all sequences take more than", [](Plan& p) {
+    p.limits.max_num_seqs = INT32_MAX;
+    p.states[0] = {"l0.conv", {DType::f32, {Dim(1 << 20)}}, StateKind::slot};
   });
   broken("ports[1].role: 'tokens' is empty or used twice",
          [](Plan& p) { p.ports[1].role = "tokens"; });

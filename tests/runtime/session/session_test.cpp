@@ -219,6 +219,25 @@ TEST(Session, PagesFollowMemory) {
   EXPECT_EQ(small.memory().weights, 1024);
 }
 
+TEST(Session, SlotStatesAreOneRowASequence) {
+  test::TinyPlan tiny;
+  Plan& plan = tiny.plan;
+  plan.states.push_back({"l0.conv", {DType::f32, {Dim(3), Dim(kHidden)}}, StateKind::slot});
+  plan.buffers.push_back({"state_slots", Arena::io, plan.io_bytes, 16, {DType::i32, {tiny.S}}});
+  plan.io_bytes += 256;
+  plan.ports.push_back({"state_slots", static_cast<int>(plan.buffers.size()) - 1, false});
+  validate(plan);
+  EXPECT_EQ(plan.page_bytes(), 2 * 4 * 8 * 4);
+  EXPECT_EQ(plan.slot_bytes(), 3 * 8 * 4);
+  SessionOptions options = one_thread();
+  options.kv_pages = 8;
+  Session session(plan, "", options);
+  EXPECT_EQ(session.slots(), test::kTinySeqs);
+  EXPECT_EQ(session.memory().state, 2 * 1280);
+  EXPECT_EQ(session.memory().slots, 512);  // 5 rows of 96 bytes
+  EXPECT_EQ(memory_needed(plan, 8).total(), session.memory().total());
+}
+
 template <class F>
 std::string user_error_of(F&& f) {
   try {
