@@ -36,7 +36,9 @@ std::string Model::generate(std::string_view prompt, const GenerateOptions& opti
   StreamDecoder decoder(tokenizer(), /*skip_special=*/true);
   int64_t id = 0;
   bool wanted = true;
-  id = engine_->submit(tokenizer().encode(prompt), options, [&](const TokenEvent& e) {
+  std::vector<int32_t> ids = tokenizer().encode(prompt);
+  decoder.start_after(ids);
+  id = engine_->submit(std::move(ids), options, [&](const TokenEvent& e) {
     std::string text = e.token >= 0 ? decoder.push(e.token) : "";
     if (e.finished) text += decoder.finish();
     if (text.empty() || !wanted) return;
@@ -57,7 +59,11 @@ std::vector<std::string> Model::generate(const std::vector<std::string>& prompts
                                          const GenerateOptions& options) {
   std::vector<std::vector<int32_t>> ids;  // all are encoded before the first is submitted
   for (const std::string& prompt : prompts) ids.push_back(tokenizer().encode(prompt));
-  std::vector<std::vector<int32_t>> generated(prompts.size());
+  std::vector<StreamDecoder> decoders;
+  for (const auto& prompt : ids) {
+    decoders.emplace_back(tokenizer(), /*skip_special=*/true).start_after(prompt);
+  }
+  std::vector<std::string> texts(prompts.size());
   std::vector<int64_t> requests;
   const auto cancel_all = [&] {
     for (const int64_t id : requests) engine_->cancel(id);
@@ -67,7 +73,7 @@ std::vector<std::string> Model::generate(const std::vector<std::string>& prompts
       GenerateOptions mine = options;
       mine.seed += i;
       requests.push_back(engine_->submit(std::move(ids[i]), mine, [&, i](const TokenEvent& e) {
-        if (e.token >= 0) generated[i].push_back(e.token);
+        if (e.token >= 0) texts[i] += decoders[i].push(e.token);
       }));
     }
     engine_->run_until_done();
@@ -75,10 +81,7 @@ std::vector<std::string> Model::generate(const std::vector<std::string>& prompts
     cancel_all();
     throw;
   }
-  std::vector<std::string> texts;
-  for (const auto& tokens : generated) {
-    texts.push_back(tokenizer().decode(tokens, /*skip_special=*/true));
-  }
+  for (size_t i = 0; i < texts.size(); ++i) texts[i] += decoders[i].finish();
   return texts;
 }
 

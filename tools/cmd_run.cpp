@@ -115,6 +115,7 @@ class Runner {
     try {
       std::vector<int32_t> ids =
           tokenizer_ ? tokenizer_->encode(flags_.prompts[i]) : parse_ids(flags_.prompts[i]);
+      if (tokenizer_) outputs_[i].decoder->start_after(ids);
       const auto count = static_cast<int64_t>(ids.size());
       requests_.push_back(engine_.submit(std::move(ids), params(i),
                                          [this, i](const TokenEvent& e) { on_token(i, e); }));

@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "runtime/checkpoint/strict_json.h"
+#include "runtime/engine/tokenizer_decode.h"
 #include "runtime/engine/tokenizer_parts.h"
 #include "runtime/engine/tokenizer_utf8.h"
 
@@ -15,6 +16,7 @@ namespace shunt {
 using tokenizer::AddedToken;
 using tokenizer::AddedTokenFinder;
 using tokenizer::Node;
+using tokenizer::Word;
 
 namespace {
 
@@ -22,12 +24,15 @@ namespace {
 constexpr JsonLimits kLimits = {.max_bytes = 256'000'000, .max_depth = 32};
 
 std::unique_ptr<tokenizer::Model> make_model(const Node& node) {
-  // Files written before 2020 have no "type"; all of those that are models of text generation are
-  // BPE.
-  const std::string kind =
-      node.get("type").is_null() && !node.get("merges").is_null() ? "BPE" : node.kind();
-  if (kind == "BPE") return tokenizer::make_bpe(node);
-  node.unsupported("model " + quote_name(kind));
+  // Files written before 2020 have no "type": a key that only one kind has tells.
+  const bool no_kind = node.get("type").is_null();
+  const auto is = [&](std::string_view kind, std::string_view key) {
+    return no_kind ? !node.get(key).is_null() : node.kind() == kind;
+  };
+  if (is("BPE", "merges")) return tokenizer::make_bpe(node);
+  if (is("WordPiece", "max_input_chars_per_word")) return tokenizer::make_wordpiece(node);
+  if (is("Unigram", "unk_id")) return tokenizer::make_unigram(node);
+  node.unsupported("model " + quote_name(node.kind()));
 }
 
 AddedTokenFinder make_finder(const std::vector<AddedToken>& tokens, bool normalized,
@@ -38,8 +43,9 @@ AddedTokenFinder make_finder(const std::vector<AddedToken>& tokens, bool normali
     for (const AddedToken& token : tokens) {
       if (token.special != special || token.normalized != normalized) continue;
       chosen.push_back(&token);
-      contents.push_back(normalized && normalizer ? normalizer->apply(token.content)
-                                                  : token.content);
+      tokenizer::Word content = {token.content};
+      if (normalized && normalizer) normalizer->apply(content);
+      contents.push_back(std::move(content.text));
     }
   }
   return AddedTokenFinder(std::move(chosen), contents);
@@ -53,37 +59,57 @@ struct Tokenizer::Impl {
         pre_tokenizer(tokenizer::make_pre_tokenizer(root.get("pre_tokenizer"))),
         model(make_model(root.get("model"))),
         around(tokenizer::make_template(root.get("post_processor"))),
+        decoder(tokenizer::make_decoder(root.get("decoder"))),
         added(tokenizer::read_added_tokens(root.get("added_tokens"), *model)),
         raw_finder(make_finder(added, false, nullptr)),
-        normalized_finder(make_finder(added, true, normalizer.get())) {
-    const auto decoder = tokenizer::make_token_decoder(root.get("decoder"));
-    for (const std::string& token : model->tokens()) bytes.push_back(decoder->bytes(token));
-    special.resize(bytes.size(), false);
+        normalized_finder(make_finder(added, true, normalizer.get())),
+        tokens(model->tokens()) {
+    special.resize(tokens.size(), false);
     for (const AddedToken& token : added) {
       const auto id = static_cast<size_t>(token.id);
-      if (id >= bytes.size()) {
-        bytes.resize(id + 1);
+      if (id >= tokens.size()) {
+        tokens.resize(id + 1);
         special.resize(id + 1, false);
       }
-      bytes[id] = decoder->bytes(token.content);
+      tokens[id] = token.content;
       special[id] = token.special;
       added_ids.emplace(token.content, token.id);
     }
     for (const auto& id : around) {
-      if (id && static_cast<size_t>(*id) >= bytes.size()) {
+      if (id && static_cast<size_t>(*id) >= tokens.size()) {
         root.get("post_processor").fail("adds id {}, which no token has", *id);
       }
     }
   }
   Impl(const Impl&) = delete;  // the finders point into `added`
 
-  bool has(int32_t id) const { return id >= 0 && static_cast<size_t>(id) < bytes.size(); }
+  /// Null: there is no such token.
+  const std::string* token(int32_t id) const {
+    if (id < 0 || static_cast<size_t>(id) >= tokens.size()) return nullptr;
+    const auto& token = tokens[static_cast<size_t>(id)];
+    return token ? &*token : nullptr;
+  }
+  bool is_special(int32_t id) const {
+    return token(id) != nullptr && special[static_cast<size_t>(id)];
+  }
 
   /// Appends the ids of text in which no added token is.
-  void encode_plain(std::string_view text, std::vector<int32_t>& ids) const {
-    std::vector<std::string> words;
+  void encode_plain(const Word& text, std::vector<int32_t>& ids) const {
+    std::vector<Word> words;
     pre_tokenizer->split(text, words);
-    model->tokenize(words, ids);
+    // Most words of a text come again: the ids of a first occurrence are copied.
+    std::unordered_map<std::string_view, std::pair<size_t, size_t>> seen;
+    for (const Word& word : words) {
+      const size_t start = ids.size();
+      const auto [it, fresh] = seen.try_emplace(word.text, start, 0);
+      if (!fresh) {
+        const auto [from, count] = it->second;
+        for (size_t i = 0; i < count; ++i) ids.push_back(ids[from + i]);
+        continue;
+      }
+      model->tokenize(word.text, ids);
+      it->second.second = ids.size() - start;
+    }
   }
 
   void encode_text(std::string_view text, std::vector<int32_t>& ids) const {
@@ -92,13 +118,14 @@ struct Tokenizer::Impl {
         ids.push_back(raw.token->id);
         continue;
       }
-      const std::string normal =
-          normalizer ? normalizer->apply(std::string(raw.text)) : std::string(raw.text);
-      for (const auto& piece : normalized_finder.split(normal)) {
+      Word normal = {std::string(raw.text), raw.text.data() == text.data()};
+      if (normalizer) normalizer->apply(normal);
+      for (const auto& piece : normalized_finder.split(normal.text)) {
         if (piece.token != nullptr) {
           ids.push_back(piece.token->id);
         } else {
-          encode_plain(piece.text, ids);
+          const bool first = normal.first && piece.text.data() == normal.text.data();
+          encode_plain({std::string(piece.text), first}, ids);
         }
       }
     }
@@ -108,12 +135,13 @@ struct Tokenizer::Impl {
   std::unique_ptr<tokenizer::PreTokenizer> pre_tokenizer;
   std::unique_ptr<tokenizer::Model> model;
   tokenizer::Template around;
+  std::vector<tokenizer::StageMaker> decoder;
   std::vector<AddedToken> added;
   AddedTokenFinder raw_finder;
   AddedTokenFinder normalized_finder;
   std::unordered_map<std::string, int32_t> added_ids;
-  std::vector<std::string> bytes;  // what each id decodes to
-  std::vector<bool> special;       // by id
+  std::vector<std::optional<std::string>> tokens;  // by id
+  std::vector<bool> special;                       // by id
 };
 
 Tokenizer Tokenizer::from_file(const std::filesystem::path& tokenizer_json) {
@@ -142,29 +170,60 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) 
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) const {
-  std::string bytes;
-  for (int32_t id : ids) {
-    if (!(skip_special && is_special(id))) bytes += token_bytes(id);
-  }
-  Utf8Assembler assembler;
-  std::string text = assembler.push(bytes);
-  return text + assembler.finish();
+  StreamDecoder stream(*this, skip_special);
+  std::string text;
+  for (int32_t id : ids) text += stream.push(id);
+  return text + stream.finish();
 }
 
-std::string_view Tokenizer::token_bytes(int32_t id) const {
-  return impl_->has(id) ? std::string_view(impl_->bytes[static_cast<size_t>(id)])
-                        : std::string_view();
-}
+bool Tokenizer::is_special(int32_t id) const { return impl_->is_special(id); }
 
-bool Tokenizer::is_special(int32_t id) const {
-  return impl_->has(id) && impl_->special[static_cast<size_t>(id)];
-}
-
-int Tokenizer::vocab_size() const { return static_cast<int>(impl_->bytes.size()); }
+int Tokenizer::vocab_size() const { return static_cast<int>(impl_->tokens.size()); }
 
 std::optional<int32_t> Tokenizer::token_id(std::string_view token) const {
   const auto it = impl_->added_ids.find(std::string(token));
   return it != impl_->added_ids.end() ? std::optional(it->second) : impl_->model->token_id(token);
 }
+
+StreamDecoder::StreamDecoder(Tokenizer tokenizer, bool skip_special)
+    : tokenizer_(std::move(tokenizer)),
+      skip_special_(skip_special),
+      chain_(std::make_unique<tokenizer::DecodeChain>(tokenizer_.impl_->decoder)) {}
+StreamDecoder::StreamDecoder(StreamDecoder&&) noexcept = default;
+StreamDecoder::~StreamDecoder() = default;
+
+void StreamDecoder::start_after(std::span<const int32_t> prompt) {
+  std::string early;  // what came out already
+  for (int32_t id : prompt) early += push(id);
+  given_ = tokenizer_.decode(prompt, skip_special_).substr(early.size());
+}
+
+std::string StreamDecoder::push(int32_t id) {
+  const std::string* token = tokenizer_.impl_->token(id);
+  if (token == nullptr || (skip_special_ && tokenizer_.is_special(id))) return "";
+  return without_given(chain_->push(*token));
+}
+
+std::string StreamDecoder::finish() { return without_given(chain_->finish()); }
+
+std::string StreamDecoder::without_given(std::string text) {
+  if (given_.empty()) return text;
+  const size_t length = std::min(text.size(), given_.size());
+  if (text.compare(0, length, given_, 0, length) != 0) {
+    given_.clear();  // the prompt's end is another text with what follows
+    return text;
+  }
+  given_.erase(0, length);
+  return text.substr(length);
+}
+
+namespace tokenizer {
+void no_token_for(std::string_view character) {
+  user_error(
+      "the tokenizer's vocabulary has no token for {} in the text; take it out, or pass ids "
+      "(--ids) instead of text",
+      quote_name(character));
+}
+}  // namespace tokenizer
 
 }  // namespace shunt

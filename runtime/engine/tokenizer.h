@@ -1,9 +1,9 @@
 // Text to token ids and back, as a Hugging Face tokenizer.json says.
 //
-// Read today: byte-level BPE. Any other model, pre-tokenizer, normalizer, ... is a UserError that
-// names it: two libraries that cut a text differently are worse than none. The file's `truncation`
-// and `padding` are ignored, as transformers does. Text is UTF-8; a text that is not is a
-// UserError.
+// Read today: BPE (byte-level, or with byte fallback), WordPiece and Unigram. Any other model,
+// pre-tokenizer, normalizer, ... is a UserError that names it: two libraries that cut a text
+// differently are worse than none. The file's `truncation` and `padding` are ignored, as
+// transformers does. Text is UTF-8; a text that is not is a UserError.
 #pragma once
 
 #include <cstddef>
@@ -49,8 +49,6 @@ class Tokenizer {
   /// vocabulary is often padded) give no text.
   std::string decode(std::span<const int32_t> ids, bool skip_special = false) const;
 
-  /// The bytes of one token, possibly a part of a UTF-8 character; "" for an id without a token.
-  std::string_view token_bytes(int32_t id) const;
   bool is_special(int32_t id) const;
 
   /// One more than the highest id.
@@ -61,25 +59,39 @@ class Tokenizer {
   struct Impl;
 
  private:
+  friend class StreamDecoder;
   explicit Tokenizer(std::shared_ptr<const Impl> impl) : impl_(std::move(impl)) {}
   std::shared_ptr<const Impl> impl_;
 };
 
-/// Decodes ids as they come. All pieces together are what Tokenizer::decode gives.
+namespace tokenizer {
+class DecodeChain;
+}
+
+/// Decodes ids as they come. All pieces together are what Tokenizer::decode gives. A piece waits
+/// where a later id could change it: an unfinished character, or, with byte fallback, a run of
+/// bytes.
 class StreamDecoder {
  public:
-  explicit StreamDecoder(Tokenizer tokenizer, bool skip_special = false)
-      : tokenizer_(std::move(tokenizer)), skip_special_(skip_special) {}
+  explicit StreamDecoder(Tokenizer tokenizer, bool skip_special = false);
+  StreamDecoder(StreamDecoder&&) noexcept;
+  ~StreamDecoder();
 
+  /// To be called first, if at all: the ids to come continue `prompt`, whose own text is left out.
+  /// Without it a blank that begins the continuation would be lost as one that begins a text.
+  void start_after(std::span<const int32_t> prompt);
   /// The text that `id` completes: whole UTF-8 characters, possibly "".
   std::string push(int32_t id);
   /// To be called once, at the end.
-  std::string finish() { return assembler_.finish(); }
+  std::string finish();
 
  private:
+  std::string without_given(std::string text);
+
   Tokenizer tokenizer_;
   bool skip_special_;
-  Utf8Assembler assembler_;
+  std::unique_ptr<tokenizer::DecodeChain> chain_;
+  std::string given_;  // text of the prompt that is still to come
 };
 
 }  // namespace shunt

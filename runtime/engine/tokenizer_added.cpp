@@ -5,6 +5,7 @@
 #include "runtime/checkpoint/strict_json.h"
 #include "runtime/engine/tokenizer_parts.h"
 #include "runtime/engine/tokenizer_regex.h"
+#include "runtime/engine/tokenizer_unicode.h"
 #include "runtime/engine/tokenizer_utf8.h"
 
 namespace shunt::tokenizer {
@@ -12,12 +13,6 @@ namespace shunt::tokenizer {
 namespace {
 
 constexpr size_t kMaxContent = 65'536;  // bytes
-
-bool is_white_space(char32_t code) {
-  return (code >= 0x9 && code <= 0xd) || code == 0x20 || code == 0x85 || code == 0xa0 ||
-         code == 0x1680 || (code >= 0x2000 && code <= 0x200a) || code == 0x2028 || code == 0x2029 ||
-         code == 0x202f || code == 0x205f || code == 0x3000;
-}
 
 /// Is `character` (one, UTF-8) part of a word? By the Unicode standard, not by Oniguruma's \w.
 bool is_word(std::string_view character) {

@@ -7,16 +7,11 @@
 #include "runtime/checkpoint/strict_json.h"
 #include "runtime/engine/tokenizer_parts.h"
 #include "runtime/engine/tokenizer_utf8.h"
+#include "runtime/engine/tokenizer_vocabulary.h"
 
 namespace shunt::tokenizer {
 
 namespace {
-
-struct StringHash {
-  using is_transparent = void;
-  size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
-};
-using Vocabulary = std::unordered_map<std::string, int32_t, StringHash, std::equal_to<>>;
 
 struct Merge {
   int32_t rank;  // lower first
@@ -48,12 +43,14 @@ struct Candidate {
 
 class Bpe : public Model {
  public:
-  explicit Bpe(const Node& node) {
+  explicit Bpe(const Node& node) : vocabulary_(node.get("vocab")) {
     check_options(node);
-    read_vocabulary(node.get("vocab"));
     read_merges(node.get("merges"));
     ignore_merges_ = node.get("ignore_merges").boolean_or(false);
     fuse_unknown_ = node.get("fuse_unk").boolean_or(false);
+    if (node.get("byte_fallback").boolean_or(false)) {
+      bytes_.emplace([&](std::string_view token) { return token_id(token); });
+    }
     if (const Node unknown = node.get("unk_token"); !unknown.is_null()) {
       unknown_ = token_id(unknown.string());
       if (!unknown_) unknown.fail("{} is not in the vocabulary", quote_name(unknown.string()));
@@ -61,27 +58,24 @@ class Bpe : public Model {
   }
 
   std::optional<int32_t> token_id(std::string_view token) const override {
-    const auto it = ids_.find(token);
-    return it == ids_.end() ? std::nullopt : std::optional(it->second);
+    return vocabulary_.find(token);
   }
-  size_t size() const override { return ids_.size(); }
-  const std::vector<std::string>& tokens() const override { return tokens_; }
+  size_t size() const override { return vocabulary_.size(); }
+  std::vector<std::optional<std::string>> tokens() const override { return vocabulary_.tokens(); }
 
-  void tokenize(const std::vector<std::string>& words, std::vector<int32_t>& ids) const override {
-    // Most words of a text come again: the ids of a first occurrence are copied. Keys point into
-    // `words`.
-    std::unordered_map<std::string_view, std::pair<size_t, size_t>> seen;
-    std::vector<Symbol> symbols;
-    for (const std::string& word : words) {
-      const size_t start = ids.size();
-      const auto [it, fresh] = seen.try_emplace(word, start, 0);
-      if (!fresh) {
-        const auto [from, count] = it->second;
-        for (size_t i = 0; i < count; ++i) ids.push_back(ids[from + i]);
-        continue;
+  void tokenize(std::string_view word, std::vector<int32_t>& ids) const override {
+    if (ignore_merges_) {
+      if (const auto id = token_id(word)) {
+        ids.push_back(*id);
+        return;
       }
-      tokenize_word(word, symbols, ids);
-      it->second.second = ids.size() - start;
+    }
+    std::vector<int32_t> initial;
+    characters(word, initial);
+    std::vector<Symbol> symbols = chain(initial);
+    merge(symbols);
+    for (const Symbol& symbol : symbols) {
+      if (!symbol.gone) ids.push_back(symbol.id);
     }
   }
 
@@ -92,31 +86,10 @@ class Bpe : public Model {
       if (!option.is_null() && !option.string().empty())
         option.unsupported("BPE with " + std::string(key));
     }
-    if (node.get("byte_fallback").boolean_or(false))
-      node.get("byte_fallback").unsupported("BPE with byte_fallback");
     const Node dropout = node.get("dropout");
     if (!dropout.is_null() &&
         !(dropout.json().is_number() && dropout.json().get<double>() == 0.0)) {
       dropout.unsupported("BPE with dropout");  // it makes the ids random
-    }
-  }
-
-  void read_vocabulary(const Node& node) {
-    if (!node.json().is_object() || node.json().empty())
-      node.fail("must be an object of tokens and ids");
-    ids_.reserve(node.json().size());
-    for (const auto& [token, value] : node.json().items()) {
-      const bool valid =
-          value.is_number_unsigned() && value.get<uint64_t>() <= static_cast<uint64_t>(kMaxId);
-      if (!valid) node.fail("token {} must have an id from 0 to {}", quote_name(token), kMaxId);
-      const auto id = value.get<int32_t>();
-      if (token.empty()) node.fail("an empty token");
-      if (static_cast<size_t>(id) >= tokens_.size()) tokens_.resize(static_cast<size_t>(id) + 1);
-      std::string& name = tokens_[static_cast<size_t>(id)];
-      if (!name.empty())
-        node.fail("tokens {} and {} have the same id {}", quote_name(name), quote_name(token), id);
-      name = token;
-      ids_.emplace(token, id);
     }
   }
 
@@ -154,43 +127,38 @@ class Bpe : public Model {
     return {text.substr(0, space), text.substr(space + 1)};
   }
 
-  void tokenize_word(std::string_view word, std::vector<Symbol>& symbols,
-                     std::vector<int32_t>& ids) const {
-    if (ignore_merges_) {
-      if (const auto id = token_id(word)) {
+  /// Appends the ids that merging starts from: of each character, else of its bytes, else the
+  /// unknown token.
+  void characters(std::string_view word, std::vector<int32_t>& ids) const {
+    bool unknown = false;  // is pending: others may fuse with it
+    const auto add_unknown = [&] {
+      if (unknown) ids.push_back(*unknown_);
+      unknown = false;
+    };
+    for_each_character(word, [&](char32_t, std::string_view character) {
+      if (const auto id = token_id(character)) {
+        add_unknown();
         ids.push_back(*id);
-        return;
+      } else if (bytes_ && bytes_->append(character, ids)) {
+        return;  // before a pending unknown token, as in the reference library
+      } else {
+        if (!unknown_) no_token_for(character);
+        if (!fuse_unknown_) add_unknown();
+        unknown = true;
       }
-    }
-    symbols.clear();
-    characters(word, symbols);
-    merge(symbols);
-    for (const Symbol& symbol : symbols) {
-      if (!symbol.gone) ids.push_back(symbol.id);
-    }
+    });
+    add_unknown();
   }
 
-  void characters(std::string_view word, std::vector<Symbol>& symbols) const {
-    bool unknown_before = false;
-    for (size_t at = 0; at < word.size();) {
-      const std::string_view character = word.substr(at, utf8_step(word.substr(at, 4)).length);
-      at += character.size();
-      std::optional<int32_t> id = token_id(character);
-      const bool unknown = !id;
-      if (unknown) {
-        if (!unknown_)
-          user_error(
-              "the tokenizer's vocabulary has no token for the character {} of the text; "
-              "take it out, or pass ids (--ids) instead of text",
-              quote_name(character));
-        if (fuse_unknown_ && unknown_before) continue;
-        id = unknown_;
-      }
-      unknown_before = unknown;
+  static std::vector<Symbol> chain(const std::vector<int32_t>& ids) {
+    std::vector<Symbol> symbols;
+    symbols.reserve(ids.size());
+    for (int32_t id : ids) {
       const auto index = static_cast<int32_t>(symbols.size());
       if (index > 0) symbols.back().next = index;
-      symbols.push_back({*id, index - 1, -1});
+      symbols.push_back({id, index - 1, -1});
     }
+    return symbols;
   }
 
   /// Merges pairs, lowest rank first and of equal ranks leftmost first, until no pair is left that
@@ -221,9 +189,9 @@ class Bpe : public Model {
     }
   }
 
-  Vocabulary ids_;
-  std::vector<std::string> tokens_;  // by id
+  Vocabulary vocabulary_;
   std::unordered_map<uint64_t, Merge> merges_;
+  std::optional<ByteTokens> bytes_;  // with byte_fallback
   std::optional<int32_t> unknown_;
   bool fuse_unknown_ = false;
   bool ignore_merges_ = false;

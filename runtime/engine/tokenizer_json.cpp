@@ -2,6 +2,7 @@
 #include "runtime/engine/tokenizer_json.h"
 
 #include "runtime/checkpoint/strict_json.h"
+#include "runtime/engine/tokenizer_utf8.h"
 
 namespace shunt::tokenizer {
 
@@ -34,6 +35,24 @@ std::string Node::string() const {
 bool Node::boolean() const {
   if (!value_->is_boolean()) fail("must be true or false");
   return value_->get<bool>();
+}
+
+double Node::number() const {
+  if (!value_->is_number()) fail("must be a number");
+  return value_->get<double>();
+}
+
+size_t Node::count() const {
+  if (!value_->is_number_unsigned() || value_->get<uint64_t>() > kMaxCount) {
+    fail("must be a whole number from 0 to {}", kMaxCount);
+  }
+  return value_->get<size_t>();
+}
+
+char32_t Node::character() const {
+  const std::string text = string();
+  if (text.empty() || utf8_step(text).length != text.size()) fail("must be one character");
+  return utf8_step(text).code;
 }
 
 int32_t Node::id() const {

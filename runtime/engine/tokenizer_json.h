@@ -36,6 +36,11 @@ class Node {
   bool boolean() const;
   /// `fallback` where the key is absent or null: the format's own default.
   bool boolean_or(bool fallback) const { return is_null() ? fallback : boolean(); }
+  double number() const;
+  /// 0 .. kMaxCount.
+  size_t count() const;
+  /// One character.
+  char32_t character() const;
   /// An id: 0 .. kMaxId.
   int32_t id() const;
 
@@ -54,6 +59,7 @@ class Node {
   std::string path_;  // "pre_tokenizer.pretokenizers[1]"
 };
 
+constexpr size_t kMaxCount = 1'000'000'000;
 constexpr int32_t kMaxId = (1 << 21) - 1;  // bounds the tables that a file can make us allocate
 
 }  // namespace shunt::tokenizer

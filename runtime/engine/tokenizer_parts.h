@@ -2,7 +2,7 @@
 // runtime/engine/tokenizer*.cpp.
 //
 //   text -> added tokens cut out -> Normalizer -> more added tokens cut out -> PreTokenizer ->
-//   Model -> PostProcessor ids  -> token strings -> TokenDecoder -> bytes
+//   Model -> Template           ids  -> token strings -> DecodeChain -> text
 //
 // Each part has a make_ function that reads its object of tokenizer.json and refuses kinds it does
 // not know. To add a model kind: a file tokenizer_<kind>.cpp with the class, and one line in
@@ -19,14 +19,23 @@
 #include <vector>
 
 #include "runtime/engine/tokenizer_json.h"
+#include "runtime/engine/tokenizer_regex.h"
 
 namespace shunt::tokenizer {
 
-/// Rewrites a text (Unicode normal forms).
+/// A piece of the text on its way through the parts.
+struct Word {
+  std::string text;
+  /// It begins where the whole text begins: nothing before it was cut off or removed. Metaspace
+  /// asks.
+  bool first = false;
+};
+
+/// Rewrites a text (Unicode normal forms, lower case, ...).
 class Normalizer {
  public:
   virtual ~Normalizer() = default;
-  virtual std::string apply(std::string text) const = 0;
+  virtual void apply(Word& word) const = 0;
 };
 
 /// Cuts a piece of text into words; may also rewrite them (byte-level alphabet). Appends no empty
@@ -34,39 +43,48 @@ class Normalizer {
 class PreTokenizer {
  public:
   virtual ~PreTokenizer() = default;
-  virtual void split(std::string_view piece, std::vector<std::string>& words) const = 0;
+  virtual void split(const Word& piece, std::vector<Word>& words) const = 0;
 };
 
 /// Turns words into ids. Owns the vocabulary without the added tokens.
 class Model {
  public:
   virtual ~Model() = default;
-  /// Appends the ids of all `words`.
-  virtual void tokenize(const std::vector<std::string>& words, std::vector<int32_t>& ids) const = 0;
+  /// Appends the ids of `word` (not empty).
+  virtual void tokenize(std::string_view word, std::vector<int32_t>& ids) const = 0;
   virtual std::optional<int32_t> token_id(std::string_view token) const = 0;
   /// Number of tokens; ids may have holes.
   virtual size_t size() const = 0;
-  /// token of each id; "" where there is none.
-  virtual const std::vector<std::string>& tokens() const = 0;
+  /// Token of each id; nullopt where there is none.
+  virtual std::vector<std::optional<std::string>> tokens() const = 0;
 };
 
 /// Ids around those of the text: nullopt stands for the text.
 using Template = std::vector<std::optional<int32_t>>;
 constexpr size_t kMaxTemplate = 4096;  // ids; sequences of templates could double without end
 
-/// Token string to the bytes it stands for.
-class TokenDecoder {
- public:
-  virtual ~TokenDecoder() = default;
-  virtual std::string bytes(std::string_view token) const = 0;
-};
-
 std::unique_ptr<Normalizer> make_normalizer(const Node& node);  // null: nothing to do
 std::unique_ptr<PreTokenizer> make_pre_tokenizer(const Node& node);
+
+// For several normalizers.
+/// `text` in the normal form that utf8proc's `options` name.
+std::string unicode_form(const std::string& text, int options);
+void remove_characters(Word& word, bool (*unwanted)(char32_t));
+/// Each byte of `text` as its character of the byte-level alphabet.
+std::string to_byte_chars(std::string_view text);
+/// {"Regex": ...} or {"String": ...}.
+Regex make_pattern(const Node& node);
+
+std::unique_ptr<Normalizer> make_bert_normalizer(const Node& node);
+std::unique_ptr<Normalizer> make_precompiled(const Node& node);
 Template make_template(const Node& node);
-std::unique_ptr<TokenDecoder> make_token_decoder(const Node& node);
 
 std::unique_ptr<Model> make_bpe(const Node& node);
+std::unique_ptr<Model> make_unigram(const Node& node);
+std::unique_ptr<Model> make_wordpiece(const Node& node);
+
+/// The text has a character for which the vocabulary has no token.
+[[noreturn]] void no_token_for(std::string_view character);
 
 /// Tokens beside the model's vocabulary, found in the text before anything else is done with it.
 struct AddedToken {

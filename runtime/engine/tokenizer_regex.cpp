@@ -113,4 +113,14 @@ std::vector<Regex::Range> Regex::find_all(std::string_view text) const {
   return matches;
 }
 
+std::string Regex::replace_all(std::string_view text, std::string_view content) const {
+  std::string replaced;
+  size_t done = 0;
+  for (const auto& [begin, end] : find_all(text)) {
+    replaced.append(text.substr(done, begin - done)).append(content);
+    done = end;
+  }
+  return replaced.append(text.substr(done));
+}
+
 }  // namespace shunt::tokenizer

@@ -30,6 +30,9 @@ class Regex {
   /// match directly. Throws UserError if the pattern takes too many steps on this text.
   std::vector<Range> find_all(std::string_view text) const;
 
+  /// `text` with `content` in place of each match.
+  std::string replace_all(std::string_view text, std::string_view content) const;
+
  private:
   struct Code;  // PCRE2's compiled form
   Regex(const std::string& pcre_pattern, const std::string& where, int);

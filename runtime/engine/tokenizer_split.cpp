@@ -1,21 +1,15 @@
-// Cutting text into words: ByteLevel, Split, Digits, Sequence. Entry point: make_pre_tokenizer().
-// Tested by tests/runtime/tokenizer_test.cpp against the reference library.
+// Cutting text at the matches of a pattern. Entry point: Split. Tested by
+// tests/runtime/tokenizer_test.cpp against the reference library.
+#include "runtime/engine/tokenizer_split.h"
+
 #include <algorithm>
 
 #include "runtime/checkpoint/strict_json.h"
-#include "runtime/engine/tokenizer_parts.h"
-#include "runtime/engine/tokenizer_regex.h"
 #include "runtime/engine/tokenizer_utf8.h"
 
 namespace shunt::tokenizer {
 
 namespace {
-
-constexpr std::string_view kGpt2Pattern =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-
-/// What becomes of a delimiter (a match of the pattern).
-enum class Behavior { isolated, removed, merged_with_previous, merged_with_next, contiguous };
 
 struct Part {
   Regex::Range range;
@@ -78,76 +72,28 @@ std::vector<Regex::Range> arrange(const std::vector<Part>& parts, Behavior behav
   return ranges;
 }
 
-class Split : public PreTokenizer {
- public:
-  Split(Regex regex, Behavior behavior, bool invert)
-      : regex_(std::move(regex)), behavior_(behavior), invert_(invert) {}
+}  // namespace
 
-  void split(std::string_view piece, std::vector<std::string>& words) const override {
-    for (const auto& [begin, end] :
-         arrange(cover(piece, regex_.find_all(piece), invert_), behavior_)) {
-      if (end > begin) words.emplace_back(piece.substr(begin, end - begin));
-    }
+Split::Split(bool (*is_delimiter)(char32_t), Behavior behavior)
+    : Split(
+          [is_delimiter](std::string_view text) {
+            std::vector<Regex::Range> matches;
+            size_t at = 0;
+            for_each_character(text, [&](char32_t code, std::string_view character) {
+              if (is_delimiter(code)) matches.emplace_back(at, at + character.size());
+              at += character.size();
+            });
+            return matches;
+          },
+          behavior) {}
+
+void Split::split(const Word& piece, std::vector<Word>& words) const {
+  const std::string_view text = piece.text;
+  for (const auto& [begin, end] : arrange(cover(text, find_(text), invert_), behavior_)) {
+    if (end == begin) continue;
+    words.push_back({std::string(text.substr(begin, end - begin)), piece.first && begin == 0});
   }
-
- private:
-  Regex regex_;
-  Behavior behavior_;
-  bool invert_;
-};
-
-class ByteLevel : public PreTokenizer {
- public:
-  ByteLevel(bool add_prefix_space, bool use_regex, const std::string& where)
-      : add_prefix_space_(add_prefix_space) {
-    if (use_regex) split_.emplace(Regex(kGpt2Pattern, where), Behavior::isolated, false);
-  }
-
-  void split(std::string_view piece, std::vector<std::string>& words) const override {
-    std::string spaced;
-    if (add_prefix_space_ && !piece.starts_with(' ')) {
-      spaced = " " + std::string(piece);
-      piece = spaced;
-    }
-    const size_t first = words.size();
-    if (split_) {
-      split_->split(piece, words);
-    } else {
-      words.emplace_back(piece);
-    }
-    for (size_t i = first; i < words.size(); ++i) words[i] = to_byte_chars(words[i]);
-  }
-
- private:
-  static std::string to_byte_chars(std::string_view word) {
-    std::string mapped;
-    mapped.reserve(word.size() + 8);
-    for (char c : word) append_utf8(byte_to_char(static_cast<uint8_t>(c)), mapped);
-    return mapped;
-  }
-
-  bool add_prefix_space_;
-  std::optional<Split> split_;
-};
-
-class PreTokenizerSequence : public PreTokenizer {
- public:
-  explicit PreTokenizerSequence(std::vector<std::unique_ptr<PreTokenizer>> parts)
-      : parts_(std::move(parts)) {}
-
-  void split(std::string_view piece, std::vector<std::string>& words) const override {
-    std::vector<std::string> now = {std::string(piece)};
-    for (const auto& part : parts_) {
-      std::vector<std::string> next;
-      for (const std::string& word : now) part->split(word, next);
-      now = std::move(next);
-    }
-    std::ranges::move(now, std::back_inserter(words));
-  }
-
- private:
-  std::vector<std::unique_ptr<PreTokenizer>> parts_;
-};
+}
 
 Behavior behavior_of(const Node& node) {
   const std::string name = node.string();
@@ -157,43 +103,6 @@ Behavior behavior_of(const Node& node) {
   if (name == "MergedWithNext") return Behavior::merged_with_next;
   if (name == "Contiguous") return Behavior::contiguous;
   node.unsupported("split behavior " + quote_name(name));
-}
-
-std::unique_ptr<PreTokenizer> make_split(const Node& node) {
-  const Node pattern = node.get("pattern");
-  const Behavior behavior = behavior_of(node.get("behavior"));
-  const bool invert = node.get("invert").boolean_or(false);
-  if (const Node regex = pattern.get("Regex"); !regex.is_null()) {
-    return std::make_unique<Split>(Regex(regex.string(), regex.where()), behavior, invert);
-  }
-  const Node literal = pattern.get("String");
-  if (literal.string().empty()) literal.unsupported("an empty pattern");
-  return std::make_unique<Split>(Regex::literal(literal.string(), literal.where()), behavior,
-                                 invert);
-}
-
-}  // namespace
-
-std::unique_ptr<PreTokenizer> make_pre_tokenizer(const Node& node) {
-  if (node.is_null()) node.unsupported("a tokenizer without pre_tokenizer");
-  const std::string kind = node.kind();
-  if (kind == "ByteLevel") {
-    return std::make_unique<ByteLevel>(node.get("add_prefix_space").boolean(),
-                                       node.get("use_regex").boolean_or(true), node.where());
-  }
-  if (kind == "Split") return make_split(node);
-  if (kind == "Digits") {
-    const bool individual = node.get("individual_digits").boolean_or(false);
-    return std::make_unique<Split>(Regex(R"(\p{N})", node.where()),
-                                   individual ? Behavior::isolated : Behavior::contiguous, false);
-  }
-  if (kind == "Sequence") {
-    std::vector<std::unique_ptr<PreTokenizer>> parts;
-    for (const Node& item : node.get("pretokenizers").items())
-      parts.push_back(make_pre_tokenizer(item));
-    return std::make_unique<PreTokenizerSequence>(std::move(parts));
-  }
-  node.unsupported("pre-tokenizer " + quote_name(kind));
 }
 
 }  // namespace shunt::tokenizer

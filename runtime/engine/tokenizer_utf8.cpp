@@ -50,6 +50,11 @@ bool is_ascii(std::string_view text) {
   return std::ranges::none_of(text, [](char c) { return (c & 0x80) != 0; });
 }
 
+size_t count_characters(std::string_view text) {
+  return static_cast<size_t>(
+      std::ranges::count_if(text, [](char c) { return (c & 0xc0) != 0x80; }));
+}
+
 void append_utf8(char32_t code, std::string& text) {
   if (code < 0x80) {
     text += static_cast<char>(code);

@@ -28,6 +28,18 @@ std::optional<size_t> find_invalid_utf8(std::string_view text);
 
 bool is_ascii(std::string_view text);
 
+/// Calls f(code, bytes) for each character of `text` (valid UTF-8).
+template <class F>
+void for_each_character(std::string_view text, F&& f) {
+  for (size_t at = 0; at < text.size();) {
+    const Utf8Step step = utf8_step(text.substr(at, 4));
+    f(step.code, text.substr(at, step.length));
+    at += step.length;
+  }
+}
+/// Characters in `text` (valid UTF-8).
+size_t count_characters(std::string_view text);
+
 /// Appends `code` as UTF-8.
 void append_utf8(char32_t code, std::string& text);
 

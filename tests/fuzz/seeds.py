@@ -59,6 +59,39 @@ TOKENIZER = {
                  b'"pattern":{"Regex":"(a+)+[xy]"},"behavior":"Removed"},"decoder":{"type":"ByteLevel"}}\0' + b"a" * 60,
 }
 
+BYTES = [f"<0x{b:02X}>" for b in range(256)]
+LLAMA = {"type": "BPE", "vocab": {t: i for i, t in enumerate(["<unk>", *BYTES, "\u2581", "h", "e", "he", "\u2581he"])}, "merges": [
+    "h e", "\u2581 he"], "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
+META = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": True}
+REPLACE = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
+WORDPIECE = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 20,
+             "vocab": {"[UNK]": 0, "he": 1, "##l": 2, "##lo": 3, ".": 4, "[CLS]": 5, "[SEP]": 6}}
+BERT = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
+UNIGRAM = {"type": "Unigram", "unk_id": 0, "byte_fallback": False, "vocab": [
+    ["<unk>", 0.0], ["\u2581", -2.0], ["h", -3.5], ["e", -3.0], ["he", -4.0], ["\u2581he", -3.25], ["l", -5], ["", 1e300]]}
+# {"A": "bc"}: units of a trie of one letter, then the texts.
+CHARSMAP = "GAQAAABBAAEACgAAAAAAAAA="
+TOKENIZER |= {
+    "llama": tokenizer("he \u2603\n\nhe".encode(), model=LLAMA, pre_tokenizer=None, normalizer={"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": "\u2581"}, dict(REPLACE, pattern={"String": " "}, content="\u2581")]},
+        decoder={"type": "Sequence", "decoders": [REPLACE, {"type": "ByteFallback"}, {"type": "Fuse"},
+                                                  {"type": "Strip", "content": " ", "start": 1, "stop": 1}]}),
+    "metaspace": tokenizer(b"he  he", model=LLAMA, pre_tokenizer=META, decoder=META),
+    "wordpiece": tokenizer("Hello. \u00e9\u6f22".encode(), model=WORDPIECE, normalizer=BERT, pre_tokenizer={"type": "BertPreTokenizer"},
+                           decoder={"type": "WordPiece", "prefix": "##", "cleanup": True},
+                           post_processor={"type": "BertProcessing", "sep": ["[SEP]", 6], "cls": ["[CLS]", 5]}),
+    "unigram": tokenizer(b"hello he", model=UNIGRAM, pre_tokenizer={"type": "Sequence", "pretokenizers": [
+        {"type": "WhitespaceSplit"}, dict(META, prepend_scheme="always")]}, decoder=META, normalizer={
+            "type": "Precompiled", "precompiled_charsmap": CHARSMAP}),
+    "edits": tokenizer(b" ..he. he", model=UNIGRAM, pre_tokenizer={"type": "Sequence", "pretokenizers": [
+        {"type": "Punctuation", "behavior": "Contiguous"}, {"type": "Whitespace"}]},
+        normalizer={"type": "Sequence", "normalizers": [
+            {"type": "Strip", "strip_left": True, "strip_right": True}, {"type": "StripAccents"}, {"type": "Lowercase"},
+            {"type": "Replace", "pattern": {"Regex": "h+"}, "content": "h"}]},
+        decoder={"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "Replace", "pattern": {"Regex": "[a-e]"}, "content": ""},
+                                                  {"type": "Replace", "pattern": {"String": "hh"}, "content": "hhh"}]}),
+}
+
 for target, seeds in [("safetensors", SAFETENSORS), ("tokenizer", TOKENIZER)]:
     os.makedirs(os.path.join(sys.argv[1], target), exist_ok=True)
     for name, data in seeds.items():

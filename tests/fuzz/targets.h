@@ -20,6 +20,7 @@
 #include "runtime/checkpoint/safetensors.h"
 #include "runtime/checkpoint/torch_file.h"
 #include "runtime/engine/tokenizer.h"
+#include "runtime/engine/tokenizer_utf8.h"
 
 namespace shunt::fuzz {
 
@@ -128,6 +129,11 @@ inline void tokenizer(const uint8_t* data, size_t size) {
       for (int32_t id : ids) streamed += stream.push(id);
       streamed += stream.finish();
       require(streamed == tokenizer.decode(ids));
+      require(!::shunt::tokenizer::find_invalid_utf8(streamed));
+      StreamDecoder continued(tokenizer);
+      continued.start_after(ids);
+      for (int32_t id : ids) continued.push(id);
+      continued.finish();
     }
   } catch (const UserError& e) {
     check_error(e, "fuzz");

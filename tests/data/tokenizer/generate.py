@@ -1,4 +1,4 @@
-"""Writes base.json (a small byte-level BPE) and cases.json (variants of it, with what the reference library says).
+"""Writes base.json (a small byte-level BPE) and cases_*.json (variants of it, with what the reference library says).
 
 Run with `pip install tokenizers` (0.22.1 was used; 0.23 decodes a normalized added token to its normal form, which
 then counts as not special): python generate.py ../../../README.md some_text.txt ...
@@ -166,35 +166,39 @@ def patched(base, patch):
     return tree
 
 
+def small_case(tokenizer, text):
+    """Equal entries are left out: plain = ids, decoded = text, skipped = decoded where they are missing."""
+    ids = tokenizer.encode(text).ids
+    case = {"text": text, "ids": ids}
+    plain = tokenizer.encode(text, add_special_tokens=False).ids
+    decoded = tokenizer.decode(ids, skip_special_tokens=False)
+    skipped = tokenizer.decode(ids)
+    if plain != ids:
+        case["plain"] = plain
+    if decoded != text:
+        case["decoded"] = decoded
+    if skipped != decoded:
+        case["skipped"] = skipped
+    return case
+
+
+def write(name, value):
+    with open(os.path.join(HERE, name), "w", encoding="utf-8") as f:
+        f.write(json.dumps(value, ensure_ascii=True, separators=(",", ":")) + "\n")
+
+
 def main():
     base = train(sys.argv[1:])
     out = []
     for name, patch in variants(base):
         tokenizer = Tokenizer.from_str(json.dumps(patched(base, patch)))
-        cases = []
-        for text in TEXTS + random_texts(8):
-            encoding = tokenizer.encode(text)
-            ids = encoding.ids
-            cases.append([text, ids, tokenizer.encode(text, add_special_tokens=False).ids,
-                          tokenizer.decode(ids, skip_special_tokens=False), tokenizer.decode(ids)])
-        # Equal entries are left out: [text, ids] is a whole case where the others follow.
-        small = []
-        for text, ids, plain, decoded, skipped in cases:
-            case = {"text": text, "ids": ids}
-            if plain != ids:
-                case["plain"] = plain
-            if decoded != text:
-                case["decoded"] = decoded
-            if skipped != decoded:
-                case["skipped"] = skipped
-            small.append(case)
+        small = [small_case(tokenizer, text) for text in TEXTS + random_texts(8)]
         out.append({"name": name, "patch": patch, "cases": small})
-    write = lambda name, value: open(os.path.join(HERE, name), "w", encoding="utf-8").write(
-        json.dumps(value, ensure_ascii=True, separators=(",", ":")) + "\n")
     write("base.json", base)
     half = (len(out) + 1) // 2
     write("cases_1.json", out[:half])
     write("cases_2.json", out[half:])
 
 
-main()
+if __name__ == "__main__":
+    main()
