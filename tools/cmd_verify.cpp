@@ -60,6 +60,22 @@ std::unique_ptr<StepRunner> make_runner(const Flags& f, const CompileOptions& o,
   return make_plan_runner(plan, f.kv_pages, f.compile.model_dir);
 }
 
+/// What near-ties need: how the model routes, and a float32 plan of it.
+void add_routers(const Flags& f, CompileOptions o, int64_t pages, VerifyOptions& options) {
+  if (is_plan_directory(f.compile.input)) {
+    o.model_dir = f.compile.model_dir;
+    if (o.model_dir.empty()) o.model_dir = load_plan(f.compile.input).model_directory;
+  }
+  o.target = "cpu";
+  o.dtype = "auto";
+  o.force_routing = false;
+  o.on_warning = {};  // the plan's own compilation has warned
+  options.routers = read_routers(o);
+  options.make_float32_runner = [o, pages] {
+    return make_plan_runner(compile_cached(o).directory, pages);
+  };
+}
+
 int print_report(const VerifyReport& report, bool json) {
   if (json) {
     nlohmann::ordered_json out = {
@@ -121,8 +137,10 @@ int body(const Flags& f) {
   }
   const auto sequences = static_cast<int64_t>(golden.size());
   VerifyOptions options;
-  auto runner = make_runner(f, verify_options(f, sequences, tokens, longest),
-                            sequences * (longest / 64 + 1), &options.float32);
+  const CompileOptions compile = verify_options(f, sequences, tokens, longest);
+  const int64_t pages = sequences * (longest / 64 + 1);
+  auto runner = make_runner(f, compile, pages, &options.float32);
+  if (!options.float32) add_routers(f, compile, pages, options);
   if (f.atol >= 0) options.atol = f.atol;
   if (f.rtol >= 0) options.rtol = f.rtol;
   if (f.margin >= 0) options.margin = f.margin;

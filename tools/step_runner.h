@@ -3,12 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "ir/reference/tensor.h"
 #include "runtime/plan/plan.h"
 #include "tools/driver.h"
 #include "tools/golden.h"
@@ -49,6 +52,10 @@ std::unique_ptr<StepRunner> make_plan_runner(const std::filesystem::path& plan_d
 /// Evaluates the module of a model directory, before passes or after them.
 std::unique_ptr<StepRunner> make_reference_runner(const CompileOptions& options, bool after_passes,
                                                   int64_t pages);
+
+/// What an Evaluator reads the tensors of a model directory with, as float32 values.
+std::function<ir::Tensor(const std::string&, DType, const std::vector<int64_t>&)> checkpoint_reader(
+    const std::filesystem::path& model_directory);
 
 /// Feeds whole sequences through a runner: pages, positions and chunks are looked after here.
 /// Sequence i owns pages [i * pages_per_seq, ...) and slot i.

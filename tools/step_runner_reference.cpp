@@ -1,5 +1,5 @@
-// The evaluator as a StepRunner. Entry point make_reference_runner(); tested by
-// tests/tools/verify_test.cpp.
+// The evaluator as a StepRunner. Entry points make_reference_runner(), checkpoint_reader(); tested
+// by tests/tools/verify_test.cpp.
 #include <algorithm>
 
 #include "ir/error.h"
@@ -37,17 +37,13 @@ class ReferenceRunner : public StepRunner {
     limits_ = in.limits;
     vocab_ = in.vocab_size;
     forced_ = in.forced_width;
-    checkpoint_ = std::make_unique<Checkpoint>(Checkpoint::open(options.model_dir));
     ir::ReferenceOptions reference;
     reference.pages = pages;
     reference.slots = limits_.max_num_seqs;
     has_slots_ = std::any_of(module_->states.begin(), module_->states.end(), [](const auto& s) {
       return s.value->state_kind() == StateKind::slot;
     });
-    reference.checkpoint = [this](const std::string& name, DType dtype,
-                                  const std::vector<int64_t>& shape) {
-      return read_tensor(*checkpoint_, name, dtype, shape);
-    };
+    reference.checkpoint = checkpoint_reader(options.model_dir);
     evaluator_ = std::make_unique<ir::Evaluator>(*module_, std::move(reference));
     evaluator_->load();
   }
@@ -114,13 +110,20 @@ class ReferenceRunner : public StepRunner {
   int64_t pages_;
   bool has_slots_ = false;
   std::unique_ptr<ir::Module> module_;
-  std::unique_ptr<Checkpoint> checkpoint_;
   std::unique_ptr<ir::Evaluator> evaluator_;
   Limits limits_;
   int64_t vocab_ = 0, forced_ = 0;
 };
 
 }  // namespace
+
+std::function<ir::Tensor(const std::string&, DType, const std::vector<int64_t>&)> checkpoint_reader(
+    const std::filesystem::path& model_directory) {
+  const auto checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(model_directory));
+  return [checkpoint](const std::string& name, DType dtype, const std::vector<int64_t>& shape) {
+    return read_tensor(*checkpoint, name, dtype, shape);
+  };
+}
 
 std::unique_ptr<StepRunner> make_reference_runner(const CompileOptions& options, bool after_passes,
                                                   int64_t pages) {

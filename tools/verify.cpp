@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "ir/error.h"
 
@@ -61,32 +60,6 @@ VerifyLine judge(std::string what, const Difference& d, const VerifyOptions& o) 
           fmt::format("dissimilarity {:.3g}, allowed {:g}", d.dissimilarity, kTolerance)};
 }
 
-/// forced.N rows for near-ties: the golden's k experts where its k-th and next logit differ by less
-/// than 1 % of the row's largest; -1 elsewhere. Returns how many rows are forced.
-int64_t near_ties(const std::vector<GoldenSequence>& golden, int64_t k,
-                  std::map<std::string, std::vector<int32_t>>& forced) {
-  int64_t count = 0;
-  for (const GoldenSequence& s : golden) {
-    for (const auto& [name, logits] : s.probes) {
-      if (!name.starts_with("router_logits.") || logits.cols <= k) continue;
-      std::vector<int32_t>& rows =
-          forced["forced." + name.substr(std::string("router_logits.").size())];
-      for (int64_t r = 0; r < logits.rows; ++r) {
-        const float* row = logits.row(r);
-        std::vector<int32_t> order(logits.cols);
-        std::iota(order.begin(), order.end(), 0);
-        std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return row[a] > row[b]; });
-        float largest = 0;
-        for (int64_t c = 0; c < logits.cols; ++c) largest = std::max(largest, std::abs(row[c]));
-        const bool tie = row[order[k - 1]] - row[order[k]] < 0.01f * largest;
-        count += tie;
-        for (int64_t j = 0; j < k; ++j) rows.push_back(tie ? order[j] : -1);
-      }
-    }
-  }
-  return count;
-}
-
 void check_ids(std::span<const int32_t> ids, int64_t vocab_size, std::string_view what) {
   for (int32_t id : ids) {
     if (id < 0 || id >= vocab_size) {
@@ -139,6 +112,24 @@ std::vector<StepValues> run_prompts(StepRunner& runner, SequenceFeeder& feeder,
     at += n;
   }
   return out;
+}
+
+/// Near-ties of the golden's router logits, or of a float32 run's where it has none.
+ForcedChoices near_ties(const std::vector<GoldenSequence>& golden, int64_t longest,
+                        const VerifyOptions& o) {
+  std::vector<const std::map<std::string, Matrix>*> probes;
+  bool complete = true;
+  for (const GoldenSequence& s : golden) {
+    probes.push_back(&s.probes);
+    for (const Router& r : o.routers)
+      complete = complete && s.probes.contains("router_logits." + r.number);
+  }
+  if (complete) return force_near_ties(o.routers, probes);
+  const auto runner = o.make_float32_runner();
+  SequenceFeeder feeder(*runner, static_cast<int64_t>(golden.size()), longest);
+  const std::vector<StepValues> values = run_prompts(*runner, feeder, golden, {});
+  for (size_t i = 0; i < golden.size(); ++i) probes[i] = &values[i].probes;
+  return force_near_ties(o.routers, probes);
 }
 
 /// "hidden.2" before "hidden.10".
@@ -229,17 +220,18 @@ VerifyReport verify_golden(StepRunner& runner, const std::vector<GoldenSequence>
   }
   SequenceFeeder feeder(runner, static_cast<int64_t>(golden.size()), static_cast<int64_t>(longest));
   VerifyReport report;
-  std::map<std::string, std::vector<int32_t>> forced;
-  if (!options.float32) {
+  ForcedChoices forced;
+  if (!options.float32 && !options.routers.empty()) {
+    std::string text = "the plan has no forced-routing inputs: near-ties may flip";
     if (runner.forced_width() > 0) {
-      const int64_t n = near_ties(golden, runner.forced_width(), forced);
-      report.lines.push_back({"routing", true, fmt::format("{} near-ties forced", n)});
-    } else {
-      report.lines.push_back(
-          {"routing", true, "the plan has no forced-routing inputs: near-ties may flip"});
+      forced = near_ties(golden, static_cast<int64_t>(longest), options);
+      text = fmt::format("{} near-ties forced", forced.count);
+      if (forced.random_layers > 0)
+        text += fmt::format("; not in {} layers that draw an expert", forced.random_layers);
     }
+    report.lines.push_back({"routing", true, std::move(text)});
   }
-  const std::vector<StepValues> got = run_prompts(runner, feeder, golden, forced);
+  const std::vector<StepValues> got = run_prompts(runner, feeder, golden, forced.rows);
   for (size_t i = 0; i < golden.size(); ++i) {
     report.lines.push_back(judge("logits of " + golden[i].name,
                                  compare(got[i].logits, golden[i].logits, options), options));

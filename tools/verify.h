@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tools/golden.h"
+#include "tools/near_ties.h"
 #include "tools/step_runner.h"
 
 namespace shunt {
@@ -23,6 +24,10 @@ struct VerifyOptions {
   /// Greedy ids are compared where the golden margin is at least this. Default: 1e-3, or 0.25
   /// without float32.
   std::optional<double> margin;
+  /// Without float32: the model's routers, for near-ties, and a float32 executor of the same model,
+  /// made where the golden has no router logits. Its choice is the golden's: the two agree.
+  std::vector<Router> routers;
+  std::function<std::unique_ptr<StepRunner>()> make_float32_runner;
 };
 
 struct VerifyLine {
