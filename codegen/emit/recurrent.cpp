@@ -83,7 +83,7 @@ void emit_gated_delta_rule(const ir::Op& op, StepBuilder& steps) {
   launch.number("kKeyHeads", a.key_heads).number("kHeads", heads);
   launch.number("kDim", dim).number("kDimV", dim_v);
   launch.number("kKeyLanes", lanes).number("kCols", cols);
-  const int64_t most = std::clamp<int64_t>(kStageSize / round_up(dim, lanes), 1, kMaxStage);
+  const int64_t most = std::clamp<int64_t>(kStageSize / round_up(dim, 4 * lanes), 1, kMaxStage);
   launch.number("kStage", context.decode ? 1 : most).number("kThreads", threads);
   launch.real("kScale", a.scale).boolean("kNorm", a.qk_l2norm).real("kEps", a.eps);
   launch.in("qkv", op.operand(0)).in("g", op.operand(1)).in("beta", op.operand(2));

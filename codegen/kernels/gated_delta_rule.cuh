@@ -1,7 +1,7 @@
 // gated_delta_rule, token by token: s *= exp(g); s += k (x) beta * (v - k . s); out = q . s. A
 // block holds some columns of one head's state [kDim, kDimV] in registers over all tokens of a
-// sequence: kKeyLanes neighbouring lanes share a column and hold every kKeyLanes-th of its
-// elements. Columns do not depend on each other.
+// sequence: kKeyLanes neighbouring lanes share a column, dealt out to them in fours. Columns do not
+// depend on each other.
 #pragma once
 
 #include "common/common.cuh"
@@ -11,8 +11,8 @@ namespace shunt {
 /// Some tokens of one head, in shared memory: q and k normed and scaled (zero beyond kDim), the
 /// block's columns of v.
 template <class C>
-struct DeltaStage {
-  static constexpr int kPadded = round_up(C::kDim, C::kKeyLanes);
+struct alignas(16) DeltaStage {
+  static constexpr int kPadded = round_up(C::kDim, 4 * C::kKeyLanes);
   float q[C::kStage][kPadded], k[C::kStage][kPadded], v[C::kStage][C::kCols];
   float decay[C::kStage], beta[C::kStage];
 };
@@ -54,6 +54,36 @@ __device__ __forceinline__ void load_stage(DeltaStage<C>& stage, const typename 
   }
 }
 
+/// One token of one column, of which this lane holds `s`; returns the column's element of the
+/// result. Four sums side by side, since each waits for its last addition.
+template <class C, int kFours>
+__device__ __forceinline__ float delta_step(Vec<float, 4> (&s)[kFours], const DeltaStage<C>& stage,
+                                            int t, int lane, int column) {
+  const float decay = stage.decay[t];
+  Vec<float, 4> k[kFours], known = zero_vec<float, 4>(), result = zero_vec<float, 4>();
+#pragma unroll
+  for (int j = 0; j < kFours; ++j) {
+    k[j] = load<4>(stage.k[t] + (j * C::kKeyLanes + lane) * 4);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      s[j][e] *= decay;
+      known[e] += s[j][e] * k[j][e];
+    }
+  }
+  const float recalled = warp_sum<C::kKeyLanes>((known[0] + known[1]) + (known[2] + known[3]));
+  const float delta = stage.beta[t] * (stage.v[t][column] - recalled);
+#pragma unroll
+  for (int j = 0; j < kFours; ++j) {
+    const Vec<float, 4> q = load<4>(stage.q[t] + (j * C::kKeyLanes + lane) * 4);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      s[j][e] += k[j][e] * delta;
+      result[e] += s[j][e] * q[e];
+    }
+  }
+  return warp_sum<C::kKeyLanes>((result[0] + result[1]) + (result[2] + result[3]));
+}
+
 /// out[T, kHeads, kDimV] and the rows [kHeads, kDim, kDimV] of the slot state. A block a sequence,
 /// a head and kCols columns; the grid is linear in that order.
 /// Config: X, State, kKeyHeads, kHeads, kDim, kDimV, kKeyLanes, kCols, kStage, kThreads = kKeyLanes
@@ -63,7 +93,7 @@ __device__ __forceinline__ void gated_delta_rule(const typename C::X* qkv, const
                                                  const float* beta, const int* positions,
                                                  const int* seq_starts, const int* state_slots,
                                                  typename C::State* state, typename C::X* out) {
-  constexpr int kPart = DeltaStage<C>::kPadded / C::kKeyLanes;
+  constexpr int kFours = DeltaStage<C>::kPadded / (4 * C::kKeyLanes);  // of a lane
   constexpr int kTiles = ceil_div(C::kDimV, C::kCols);
   __shared__ DeltaStage<C> stage;
   wait_for_predecessor();
@@ -79,11 +109,12 @@ __device__ __forceinline__ void gated_delta_rule(const typename C::X* qkv, const
       state + (static_cast<int64>(state_slots[sequence]) * C::kHeads + head) * C::kDim * C::kDimV +
       col;
   const bool old = inside && positions[begin] != 0;
-  float s[kPart];
+  Vec<float, 4> s[kFours];
 #pragma unroll
-  for (int j = 0; j < kPart; ++j) {
-    const int d = j * C::kKeyLanes + lane;
-    s[j] = old && d < C::kDim ? to_float(column[static_cast<int64>(d) * C::kDimV]) : 0.0f;
+  for (int i = 0; i < 4 * kFours; ++i) {
+    const int d = (i / 4 * C::kKeyLanes + lane) * 4 + i % 4;
+    s[i / 4][i % 4] =
+        old && d < C::kDim ? to_float(column[static_cast<int64>(d) * C::kDimV]) : 0.0f;
   }
   for (int first = begin; first < end; first += C::kStage) {
     const int count = min(C::kStage, end - first);
@@ -91,21 +122,7 @@ __device__ __forceinline__ void gated_delta_rule(const typename C::X* qkv, const
     load_stage<C>(stage, qkv, g, beta, first, count, head, first_col);
     __syncthreads();
     for (int t = 0; t < count; ++t) {
-      const float decay = stage.decay[t];
-      float known = 0;
-#pragma unroll
-      for (int j = 0; j < kPart; ++j) {
-        s[j] *= decay;
-        known += s[j] * stage.k[t][j * C::kKeyLanes + lane];
-      }
-      const float delta = stage.beta[t] * (stage.v[t][mine] - warp_sum<C::kKeyLanes>(known));
-      float result = 0;
-#pragma unroll
-      for (int j = 0; j < kPart; ++j) {
-        s[j] += stage.k[t][j * C::kKeyLanes + lane] * delta;
-        result += s[j] * stage.q[t][j * C::kKeyLanes + lane];
-      }
-      result = warp_sum<C::kKeyLanes>(result);
+      const float result = delta_step<C>(s, stage, t, lane, mine);
       if (inside && lane == 0) {
         out[(static_cast<int64>(first + t) * C::kHeads + head) * C::kDimV + col] =
             from_float<typename C::X>(result);
@@ -114,10 +131,10 @@ __device__ __forceinline__ void gated_delta_rule(const typename C::X* qkv, const
   }
   if (!inside) return;
 #pragma unroll
-  for (int j = 0; j < kPart; ++j) {
-    const int d = j * C::kKeyLanes + lane;
+  for (int i = 0; i < 4 * kFours; ++i) {
+    const int d = (i / 4 * C::kKeyLanes + lane) * 4 + i % 4;
     if (d < C::kDim) {
-      column[static_cast<int64>(d) * C::kDimV] = from_float<typename C::State>(s[j]);
+      column[static_cast<int64>(d) * C::kDimV] = from_float<typename C::State>(s[i / 4][i % 4]);
     }
   }
 }

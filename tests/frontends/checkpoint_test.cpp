@@ -91,12 +91,13 @@ TEST_F(CheckpointNeeds, parameters_keep_their_types) {
 }
 
 /// The tensors of a case with its experts fused as transformers 5 holds them.
-Tensors fused(const std::string& name, const std::string& old_module, int64_t width) {
+Tensors fused(const std::string& name, const std::string& old_module, int64_t width,
+              const std::string& new_module = ".mlp.", int first = 0) {
   Tensors tensors = tensors_of(name);
   std::erase_if(tensors,
                 [&](const auto& t) { return t.first.find(old_module) != std::string::npos; });
-  for (int layer = 0; layer < 2; ++layer) {
-    const std::string mlp = fmt::format("model.layers.{}.mlp.", layer);
+  for (int layer = first; layer < 2; ++layer) {
+    const std::string mlp = fmt::format("model.layers.{}{}", layer, new_module);
     tensors[mlp + "gate.weight"].shape = {8, 64};
     tensors[mlp + "experts.gate_up_proj"].shape = {8, 2 * width, 64};
     tensors[mlp + "experts.down_proj"].shape = {8, 64, width};
@@ -118,6 +119,18 @@ TEST_F(CheckpointNeeds, experts_apart_or_fused) {
               std::string::npos);
     EXPECT_NE(text.find(fmt::format("{{axis = 1, begin = {}, end = {}}}", width, 2 * width)),
               std::string::npos);
+  }
+}
+
+TEST_F(CheckpointNeeds, experts_of_recurrent_models_apart_or_fused) {
+  const std::pair<const char*, Tensors> cases[] = {
+      {"lfm2_moe", fused("lfm2_moe", "feed_forward.experts.", 32, ".feed_forward.", 1)},
+      {"qwen3_next", fused("qwen3_next", "mlp.experts.", 32)}};
+  for (const auto& [name, tensors] : cases) {
+    const ImportedModel model = import(name, tensors);
+    EXPECT_TRUE(model.unused_tensors.empty());
+    EXPECT_EQ(model.module->find_param("l1.experts.up")->type.to_string(), "bf16[8, 32, 64]");
+    EXPECT_NE(ir::print(*model.module).find("experts.gate_up_proj"), std::string::npos);
   }
 }
 

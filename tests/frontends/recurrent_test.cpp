@@ -170,6 +170,11 @@ TEST(RecurrentConfig, Refusals) {
   refuses("qwen3_next", {{"layer_types", R"(["conv", "full_attention"])"}},
           "neither linear_attention nor full_attention");
   refuses("qwen3_next", {{"linear_num_value_heads", "3"}}, "no multiple of the 2 key heads");
+  refuses("qwen3_next",
+          {{"linear_num_value_heads", "1024"},
+           {"linear_key_head_dim", "1024"},
+           {"linear_value_head_dim", "1024"}},
+          "are too wide");
   refuses("qwen3_next", {{"use_sliding_window", "true"}}, "'use_sliding_window'");
   refuses("qwen3_next", {{"linear_decay", "0.5"}}, "linear_decay");
 }

@@ -9,6 +9,7 @@ namespace {
 
 constexpr int64_t kMaxKernel = 64;
 constexpr int64_t kMaxLinearHeadDim = 1024;
+constexpr int64_t kMaxState = int64_t{1} << 28;  // elements of a sequence's state in a layer
 
 GatedDeltaNet read_delta_net(const Config& config, const Norm& norm, const std::string& act) {
   GatedDeltaNet n;
@@ -20,6 +21,11 @@ GatedDeltaNet read_delta_net(const Config& config, const Norm& norm, const std::
   if (n.heads % n.key_heads != 0) {
     config.fail("linear_num_value_heads",
                 fmt::format("{} is no multiple of the {} key heads", n.heads, n.key_heads));
+  }
+  if (2 * n.key_heads * n.key_dim + n.heads * n.value_dim > kMaxWidth ||
+      n.heads * n.value_dim > kMaxState / n.key_dim) {
+    config.fail("linear_num_value_heads",
+                fmt::format("{} heads of {} x {} are too wide", n.heads, n.key_dim, n.value_dim));
   }
   n.activation = act;
   n.norm = norm;
