@@ -1,8 +1,10 @@
 #!/bin/bash
 # GPU checks in one call: tools/device_check.sh WHAT... on a machine with a GPU. Logs go to $OUT (default: a temporary
-# folder), a short table is printed last. SHUNT names the program, PLANS a folder of plans made by `shunt compile`.
+# folder), a short table is printed last. SHUNT names the program, PLANS a folder of plans made by `shunt compile`, ONLY a
+# pattern (default: *) for the folders of `verify` and the cases of `kernels`.
 #
-#   verify            conformance models and storyteller: goldens, greedy ids, negative log-likelihood
+#   verify            conformance models, DeepSpeed folders and storyteller: goldens, greedy ids, near-ties that were forced
+#   nll               negative log-likelihood of storyteller on a text
 #   sealed            every plan in $PLANS runs with --sealed
 #   kernels           the op tests with label gpu (KERNELS_TEST names the test program)
 #   sanitize          compute-sanitizer memcheck and racecheck over storyteller
@@ -11,6 +13,7 @@
 set -u
 SHUNT=${SHUNT:-build/shunt}
 PLANS=${PLANS:-.deps/plans}
+ONLY=${ONLY:-*}
 OUT=${OUT:-$(mktemp -d)}
 export SHUNT_CACHE_DIR=${SHUNT_CACHE_DIR:-/tmp/shunt-cache}
 table=()
@@ -26,6 +29,17 @@ check() {
   fi
 }
 
+# verify_case NAME MODEL flags...: a line with how many near-ties were forced and the largest dissimilarity.
+verify_case() {
+  local name=verify-$1
+  shift
+  check "$name" "$SHUNT" verify "$@" --target sm_90a
+  local ties worst
+  ties=$(sed -n 's/^ok *routing *//p' "$OUT/$name.log")
+  worst=$(sed -n 's/.*dissimilarity \([^,]*\),.*/\1/p' "$OUT/$name.log" | sort -g | tail -n 1)
+  table[-1]+="  ${ties:-no router}, dissimilarity ${worst:-none}"
+}
+
 bench_case() {  # PLAN:P:B extra flags...
   IFS=: read -r plan prompt batch <<<"$1"
   shift
@@ -39,10 +53,12 @@ while [ $# -gt 0 ]; do
   shift
   case $what in
     verify)
-      for dir in tests/data/conformance/*/; do
-        check "verify-$(basename "$dir")" "$SHUNT" verify "$dir" --target sm_90a
+      for dir in tests/data/conformance/$ONLY/ tests/data/deepspeed/$ONLY/; do
+        [ -f "$dir/golden.safetensors" ] && verify_case "$(basename "$dir")" "$dir"
       done
-      check verify-storyteller "$SHUNT" verify examples/storyteller --target sm_90a --golden tests/data/storyteller/golden.json
+      [[ storyteller == $ONLY ]] && verify_case storyteller examples/storyteller --golden tests/data/storyteller/golden.json
+      ;;
+    nll)
       check nll-storyteller "$SHUNT" verify examples/storyteller --target sm_90a --text tests/data/storyteller/heldout.txt \
         --tokens 16384 --window 512
       ;;
@@ -51,7 +67,7 @@ while [ $# -gt 0 ]; do
         check "sealed-$(basename "$plan")" "$SHUNT" run "$plan" --sealed --ids -p 1,2,3,4,5 -p 7 -n 8 --ignore-eos
       done
       ;;
-    kernels) check kernels "${KERNELS_TEST:-build/tests/kernels_gpu_test}" ;;
+    kernels) check kernels "${KERNELS_TEST:-build/tests/kernels_gpu_test}" --gtest_filter="*$ONLY*" --gtest_brief=1 ;;
     sanitize)
       for tool in memcheck racecheck; do
         check "sanitize-$tool" compute-sanitizer --tool $tool --error-exitcode 9 "$SHUNT" run "$PLANS/storyteller" --sealed \

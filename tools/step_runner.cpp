@@ -71,12 +71,14 @@ StepValues SequenceFeeder::append(int64_t seq, std::span<const int32_t> tokens, 
   return all;
 }
 
-Matrix SequenceFeeder::decode(std::span<const int32_t> tokens) {
+StepValues SequenceFeeder::decode(std::span<const int32_t> tokens, bool with_probes,
+                                  const std::map<std::string, std::vector<int32_t>>& forced) {
   StepInputs in;
   in.decode = true;
   for (size_t i = 0; i < tokens.size(); ++i)
     add_sequence(in, static_cast<int64_t>(i), tokens.subspan(i, 1));
-  return runner_.run(in, false).logits;
+  in.forced = forced;
+  return runner_.run(in, with_probes);
 }
 
 StepValues SequenceFeeder::append_batch(const std::vector<std::span<const int32_t>>& tokens,

@@ -67,8 +67,9 @@ class SequenceFeeder {
   /// logits of every row. `forced`: rows of forced.N for these tokens.
   StepValues append(int64_t seq, std::span<const int32_t> tokens, bool with_probes,
                     const std::map<std::string, std::vector<int32_t>>& forced = {});
-  /// One token for every sequence in one decode step; logits row i belongs to sequence i.
-  Matrix decode(std::span<const int32_t> tokens);
+  /// One token for every sequence in one decode step; row i belongs to sequence i.
+  StepValues decode(std::span<const int32_t> tokens, bool with_probes = false,
+                    const std::map<std::string, std::vector<int32_t>>& forced = {});
   /// Several whole sequences in one step of unequal lengths. All must fit the limits. Values of all
   /// rows, in order.
   StepValues append_batch(const std::vector<std::span<const int32_t>>& tokens, bool with_probes,

@@ -1,4 +1,4 @@
-// verify_golden() and mean_nll(). Tested by tests/tools/verify_test.cpp, which also breaks a golden
+// verify_golden(). Tested by tests/tools/verify_test.cpp, which also breaks a golden
 // and must see it.
 #include "tools/verify.h"
 
@@ -60,16 +60,6 @@ VerifyLine judge(std::string what, const Difference& d, const VerifyOptions& o) 
           fmt::format("dissimilarity {:.3g}, allowed {:g}", d.dissimilarity, kTolerance)};
 }
 
-void check_ids(std::span<const int32_t> ids, int64_t vocab_size, std::string_view what) {
-  for (int32_t id : ids) {
-    if (id < 0 || id >= vocab_size) {
-      user_error(
-          "{} has token id {}, outside the model's vocabulary of {}: it belongs to another model",
-          what, id, vocab_size);
-    }
-  }
-}
-
 int32_t argmax(const float* row, int64_t n) {
   return static_cast<int32_t>(std::max_element(row, row + n) - row);
 }
@@ -114,8 +104,23 @@ std::vector<StepValues> run_prompts(StepRunner& runner, SequenceFeeder& feeder,
   return out;
 }
 
-/// Near-ties of the golden's router logits, or of a float32 run's where it has none.
-ForcedChoices near_ties(const std::vector<GoldenSequence>& golden, int64_t longest,
+/// The golden's ids of one step of the continuation, one a sequence.
+std::vector<int32_t> greedy_tokens(const std::vector<GoldenSequence>& golden, size_t step) {
+  std::vector<int32_t> tokens;
+  for (const GoldenSequence& s : golden) tokens.push_back(s.greedy_ids[step]);
+  return tokens;
+}
+
+/// Near-ties that are forced.
+struct NearTies {
+  ForcedChoices prompts;
+  std::vector<ForcedChoices> steps;  // after each id of the continuation but the last
+  int64_t count = 0;
+};
+
+/// Near-ties of the golden's router logits; of a float32 run's for prompts where it has none, and
+/// for the continuation.
+NearTies find_near_ties(const std::vector<GoldenSequence>& golden, int64_t longest,
                         const VerifyOptions& o) {
   std::vector<const std::map<std::string, Matrix>*> probes;
   bool complete = true;
@@ -124,12 +129,24 @@ ForcedChoices near_ties(const std::vector<GoldenSequence>& golden, int64_t longe
     for (const Router& r : o.routers)
       complete = complete && s.probes.contains("router_logits." + r.number);
   }
-  if (complete) return force_near_ties(o.routers, probes);
-  const auto runner = o.make_float32_runner();
-  SequenceFeeder feeder(*runner, static_cast<int64_t>(golden.size()), longest);
-  const std::vector<StepValues> values = run_prompts(*runner, feeder, golden, {});
-  for (size_t i = 0; i < golden.size(); ++i) probes[i] = &values[i].probes;
-  return force_near_ties(o.routers, probes);
+  NearTies out;
+  const size_t steps = golden[0].greedy_ids.size();
+  if (!complete || steps > 1) {
+    const auto runner = o.make_float32_runner();
+    SequenceFeeder feeder(*runner, static_cast<int64_t>(golden.size()), longest);
+    const std::vector<StepValues> values = run_prompts(*runner, feeder, golden, {});
+    for (size_t i = 0; i < golden.size() && !complete; ++i) probes[i] = &values[i].probes;
+    out.prompts = force_near_ties(o.routers, probes);
+    for (size_t step = 0; step + 1 < steps; ++step) {
+      const StepValues step_values = feeder.decode(greedy_tokens(golden, step), true);
+      out.steps.push_back(force_near_ties(o.routers, {&step_values.probes}));
+      out.count += out.steps.back().count;
+    }
+  } else {
+    out.prompts = force_near_ties(o.routers, probes);
+  }
+  out.count += out.prompts.count;
+  return out;
 }
 
 /// "hidden.2" before "hidden.10".
@@ -165,8 +182,8 @@ void compare_probes(const std::vector<GoldenSequence>& golden, const std::vector
 }
 
 void compare_greedy(SequenceFeeder& feeder, const std::vector<GoldenSequence>& golden,
-                    const std::vector<StepValues>& prompts, const VerifyOptions& o,
-                    VerifyReport& report) {
+                    const std::vector<StepValues>& prompts, const NearTies& ties,
+                    const VerifyOptions& o, VerifyReport& report) {
   const double clear = o.margin.value_or(o.float32 ? 1e-3 : 0.25);
   const size_t steps = golden[0].greedy_ids.size();
   int64_t compared = 0, skipped = 0, wrong = 0;
@@ -188,10 +205,10 @@ void compare_greedy(SequenceFeeder& feeder, const std::vector<GoldenSequence>& g
     const Matrix& m = prompts[i].logits;
     check(i, 0, m.row(m.rows - 1), m.cols);
   }
-  std::vector<int32_t> tokens(golden.size());
+  const std::map<std::string, std::vector<int32_t>> none;
   for (size_t step = 1; step < steps; ++step) {
-    for (size_t i = 0; i < golden.size(); ++i) tokens[i] = golden[i].greedy_ids[step - 1];
-    const Matrix logits = feeder.decode(tokens);
+    const auto& forced = ties.steps.empty() ? none : ties.steps[step - 1].rows;
+    const Matrix logits = feeder.decode(greedy_tokens(golden, step - 1), false, forced).logits;
     for (size_t i = 0; i < golden.size(); ++i)
       check(i, step, logits.row(static_cast<int64_t>(i)), logits.cols);
   }
@@ -201,6 +218,16 @@ void compare_greedy(SequenceFeeder& feeder, const std::vector<GoldenSequence>& g
 }
 
 }  // namespace
+
+void check_ids(std::span<const int32_t> ids, int64_t vocab_size, std::string_view what) {
+  for (int32_t id : ids) {
+    if (id < 0 || id >= vocab_size) {
+      user_error(
+          "{} has token id {}, outside the model's vocabulary of {}: it belongs to another model",
+          what, id, vocab_size);
+    }
+  }
+}
 
 bool VerifyReport::ok() const {
   return !lines.empty() &&
@@ -220,50 +247,25 @@ VerifyReport verify_golden(StepRunner& runner, const std::vector<GoldenSequence>
   }
   SequenceFeeder feeder(runner, static_cast<int64_t>(golden.size()), static_cast<int64_t>(longest));
   VerifyReport report;
-  ForcedChoices forced;
+  NearTies ties;
   if (!options.float32 && !options.routers.empty()) {
     std::string text = "the plan has no forced-routing inputs: near-ties may flip";
     if (runner.forced_width() > 0) {
-      forced = near_ties(golden, static_cast<int64_t>(longest), options);
-      text = fmt::format("{} near-ties forced", forced.count);
-      if (forced.random_layers > 0)
-        text += fmt::format("; not in {} layers that draw an expert", forced.random_layers);
+      ties = find_near_ties(golden, static_cast<int64_t>(longest), options);
+      text = fmt::format("{} near-ties forced", ties.count);
+      if (ties.prompts.random_layers > 0)
+        text += fmt::format("; not in {} layers that draw an expert", ties.prompts.random_layers);
     }
     report.lines.push_back({"routing", true, std::move(text)});
   }
-  const std::vector<StepValues> got = run_prompts(runner, feeder, golden, forced.rows);
+  const std::vector<StepValues> got = run_prompts(runner, feeder, golden, ties.prompts.rows);
   for (size_t i = 0; i < golden.size(); ++i) {
     report.lines.push_back(judge("logits of " + golden[i].name,
                                  compare(got[i].logits, golden[i].logits, options), options));
   }
   compare_probes(golden, got, options, report);
-  if (!golden[0].greedy_ids.empty()) compare_greedy(feeder, golden, got, options, report);
+  if (!golden[0].greedy_ids.empty()) compare_greedy(feeder, golden, got, ties, options, report);
   return report;
-}
-
-double mean_nll(StepRunner& runner, std::span<const int32_t> ids, int64_t window,
-                const std::function<void(int64_t)>& on_progress) {
-  check_ids(ids, runner.vocab_size(), "the text");
-  SequenceFeeder feeder(runner, 1, window);
-  double sum = 0;
-  int64_t predicted = 0;
-  for (size_t at = 0; at < ids.size(); at += static_cast<size_t>(window)) {
-    const auto part = ids.subspan(at, std::min<size_t>(window, ids.size() - at));
-    feeder.reset(0);
-    const Matrix logits = feeder.append(0, part, false).logits;
-    for (int64_t r = 0; r + 1 < logits.rows; ++r) {
-      const float* row = logits.row(r);
-      const float top = *std::max_element(row, row + logits.cols);
-      double total = 0;
-      for (int64_t c = 0; c < logits.cols; ++c)
-        total += std::exp(static_cast<double>(row[c]) - top);
-      sum += std::log(total) + top - row[part[r + 1]];
-      ++predicted;
-    }
-    if (on_progress) on_progress(static_cast<int64_t>(at + part.size()));
-  }
-  if (predicted == 0) user_error("the text is shorter than two tokens: nothing to predict");
-  return sum / static_cast<double>(predicted);
 }
 
 }  // namespace shunt

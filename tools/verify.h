@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "tools/golden.h"
@@ -24,8 +25,9 @@ struct VerifyOptions {
   /// Greedy ids are compared where the golden margin is at least this. Default: 1e-3, or 0.25
   /// without float32.
   std::optional<double> margin;
-  /// Without float32: the model's routers, for near-ties, and a float32 executor of the same model,
-  /// made where the golden has no router logits. Its choice is the golden's: the two agree.
+  /// Without float32: the model's routers, for near-ties, and a float32 executor of the same model
+  /// for router logits that the golden lacks: of the continuation, and often of the prompts. Its
+  /// choice is the golden's: the two agree.
   std::vector<Router> routers;
   std::function<std::unique_ptr<StepRunner>()> make_float32_runner;
 };
@@ -46,6 +48,9 @@ struct VerifyReport {
 /// named in its line.
 VerifyReport verify_golden(StepRunner& runner, const std::vector<GoldenSequence>& golden,
                            const VerifyOptions& options);
+
+/// Throws UserError saying that `what` has an id outside the vocabulary.
+void check_ids(std::span<const int32_t> ids, int64_t vocab_size, std::string_view what);
 
 /// Mean negative log-likelihood, in nats, of ids[i] given the ids before it in its window; windows
 /// of `window` ids are independent, the first id of each is not predicted. `on_progress` gets the

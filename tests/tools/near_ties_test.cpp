@@ -102,11 +102,11 @@ void expect_forced(const std::string& model, int64_t ties) {
 }
 
 TEST(NearTies, VerifyForcesThem) {
-  expect_forced("conformance/qwen3_moe", 3);
-  expect_forced("conformance/deepseek_v3", 0);
-  expect_forced("conformance/phimoe", 3);
-  expect_forced("conformance/ernie4_5_moe", 2);
-  expect_forced("conformance/llama4_text", 2);
+  expect_forced("conformance/qwen3_moe", 7);
+  expect_forced("conformance/deepseek_v3", 2);
+  expect_forced("conformance/phimoe", 4);
+  expect_forced("conformance/ernie4_5_moe", 4);
+  expect_forced("conformance/llama4_text", 3);
   expect_forced("deepspeed/top2_residual", 2);
 }
 
