@@ -1,6 +1,6 @@
 // Host kernels causal_conv and gated_delta_rule: a task is a part of one sequence (a block of
-// channels, a head) over all its tokens, since each token needs the one before it. Test: the cases
-// of tests/kernels/op_cases_recurrent.cpp.
+// channels, a head) over all its tokens, since each token needs the one before it. Test:
+// tests/runtime/host/recurrent_test.cpp.
 #include <cmath>
 #include <cstring>
 
@@ -21,6 +21,14 @@ struct SlotStates {
   /// A sequence that begins in this step does not see what its row holds.
   bool fresh(int64_t s) const { return positions[seq_starts[s]] == 0; }
   float* row(int64_t s, int64_t width) const { return state + state_slots[s] * width; }
+
+  /// On the calling thread, so that workers only look things up.
+  void check(int64_t sequences) const {
+    for (int64_t s = 0; s < sequences; ++s) {
+      SHUNT_CHECK(tokens(s) >= 0 && (tokens(s) == 0 || state_slots[s] >= 0),
+                  "sequence {} has {} tokens and state slot {}", s, tokens(s), state_slots[s]);
+    }
+  }
 };
 
 SlotStates read_slots(Args& args) {
@@ -160,6 +168,7 @@ void causal_conv(std::span<const HostSlot> slots, ThreadPool& pool) {
   c.epilogue = args.expr();
   c.out = args.pointer<float>();
   args.done();
+  c.slots.check(c.sequences);
   const int64_t blocks = ceil_div(c.channels, CausalConv::kBlock);
   pool.parallel_for(c.sequences * blocks, [&](int64_t task, int worker) {
     const int64_t s = task / blocks, first = task % blocks * CausalConv::kBlock;
@@ -187,6 +196,7 @@ void gated_delta_rule(std::span<const HostSlot> slots, ThreadPool& pool) {
   r.eps = args.real();
   r.out = args.pointer<float>();
   args.done();
+  r.slots.check(r.sequences);
   pool.parallel_for(r.sequences * r.heads, [&](int64_t task, int worker) {
     const int64_t s = task / r.heads;
     if (r.slots.tokens(s) == 0) return;
