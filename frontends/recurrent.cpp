@@ -41,8 +41,8 @@ class RecurrentBuilder {
     Value* b =
         bias ? ctx_.weights.tensor(p_.prefix + "conv_bias", path(tensor) + ".bias", {channels})
              : nullptr;
-    Value* state = ctx_.module.add_state(
-        p_.prefix + "conv_inputs", {ctx_.activation, {kernel - 1, channels}}, StateKind::slot);
+    Value* state = ctx_.module.add_state(p_.prefix + "conv_inputs",
+                                         {x->type.dtype, {kernel - 1, channels}}, StateKind::slot);
     return ctx_.step.value(OpKind::causal_conv,
                            {x, weight, b, ctx_.positions, ctx_.seq_starts, ctx_.state_slots, state},
                            ir::CausalConvAttrs{epilogue}, p_.prefix + "conv");
@@ -94,7 +94,9 @@ class GatedDeltaNetBuilder : RecurrentBuilder {
 
   Value* build(Value* x) {
     const int64_t values = n_.heads * n_.value_dim;
-    Value* qkv = linear(x, qkv_weight(), "qkv_proj", ctx_.activation);
+    // The rule compares keys with what it has stored, and the norm after it magnifies what is left:
+    // with bf16 between them the layer's squared error is four times as large, so it is float32.
+    Value* qkv = linear(x, qkv_weight(), "qkv_proj", DType::f32);
     Value* z = linear(x, z_weight(), "z_proj", ctx_.activation);
     qkv = conv(qkv, "conv1d", n_.kernel, false, n_.activation + "(acc)");
     Value* state =

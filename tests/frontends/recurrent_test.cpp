@@ -11,6 +11,7 @@
 #include "runtime/engine/engine.h"
 #include "tests/frontends/model_dir.h"
 #include "tools/driver.h"
+#include "tools/verify.h"
 
 namespace shunt {
 namespace {
@@ -128,6 +129,28 @@ TEST_P(RecurrentModel, ScoringNeedsASlot) {
   engine.step();
   EXPECT_EQ(engine.score(ids).size(), 3u * kVocab);
   engine.run_until_done();
+}
+
+/// The arithmetic of a GPU plan, by the evaluator: activations rounded to 16 bits between ops.
+TEST_P(RecurrentModel, HalfPrecisionStaysClose) {
+  const std::vector<GoldenSequence> golden = load_golden(model_ / "golden.safetensors");
+  for (const char* dtype : {"bf16", "f16"}) {
+    for (const bool after_passes : {false, true}) {
+      CompileOptions options;
+      options.model_dir = model_;
+      options.target = "sm_90a";
+      options.dtype = dtype;
+      options.max_model_len = 64;
+      options.max_num_seqs = 2;
+      options.max_num_batched_tokens = options.max_logit_rows = 48;
+      options.force_routing = true;
+      VerifyOptions verify;
+      verify.float32 = false;
+      const auto runner = make_reference_runner(options, after_passes, 8);
+      for (const VerifyLine& line : verify_golden(*runner, golden, verify).lines)
+        EXPECT_TRUE(line.ok) << dtype << " " << line.what << ": " << line.text;
+    }
+  }
 }
 
 std::string config_of(const char* name) {
