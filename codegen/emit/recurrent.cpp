@@ -12,6 +12,8 @@ namespace {
 
 // ---- causal_conv ----
 
+constexpr int64_t kMaxWeights = 64;  // of a thread, in registers
+
 bool supports_causal_conv(const ir::Op& op, const Context& context) {
   return is_cuda(context) && has_plain_types(op);
 }
@@ -21,7 +23,8 @@ void emit_causal_conv(const ir::Op& op, StepBuilder& steps) {
   const ir::Value* bias = op.operand(2);
   const DType state = op.operand(6)->type.dtype;
   const int64_t channels = w.shape[0].constant(), taps = w.shape[1].constant();
-  const int64_t vec = vector_width(channels);
+  int64_t vec = vector_width(channels);
+  while (vec > 1 && vec * taps > kMaxWeights) vec /= 2;
   const int64_t threads = std::clamp<int64_t>(round_up(ceil_div(channels, vec), 32), 32, 128);
   const int64_t chunks = ceil_div(channels, vec * threads);
   const bool decode = steps.context().decode;

@@ -54,6 +54,35 @@ __device__ __forceinline__ void update_inputs(const typename C::X* x,
   }
 }
 
+/// sum += w * input, where w holds kTaps weights of each of kVec channels.
+template <class C>
+__device__ __forceinline__ void convolve(const typename C::X* x, const typename C::W* w,
+                                         const SlotSequence<typename C::State>& s, int first,
+                                         int channel, Vec<float, C::kVec>& sum) {
+  const typename C::W* own = w + channel * C::kTaps;
+  if constexpr (C::kVec * C::kTaps <= 64) {
+    // The weights lie side by side: whole vectors at once.
+    Vec<typename C::W, C::kVec> weights[C::kTaps];
+#pragma unroll
+    for (int i = 0; i < C::kTaps; ++i) weights[i] = load<C::kVec>(own + i * C::kVec);
+#pragma unroll
+    for (int j = 0; j < C::kTaps; ++j) {
+      const Vec<float, C::kVec> input = conv_input<C>(x, s, first + j, channel);
+#pragma unroll
+      for (int i = 0; i < C::kVec; ++i) {
+        const int at = i * C::kTaps + j;
+        sum[i] += to_float(weights[at / C::kVec][at % C::kVec]) * input[i];
+      }
+    }
+  } else {
+    for (int j = 0; j < C::kTaps; ++j) {
+      const Vec<float, C::kVec> input = conv_input<C>(x, s, first + j, channel);
+#pragma unroll
+      for (int i = 0; i < C::kVec; ++i) sum[i] += to_float(own[i * C::kTaps + j]) * input[i];
+    }
+  }
+}
+
 /// out[T, kChannels] = apply(sum over j of w[:, j] * input[t - (kTaps - 1) + j] + bias). A block a
 /// token (or, of a decode, a sequence) and a chunk of channels, a thread a vector of them.
 /// Config: X, W, B, State, kChannels, kTaps, kVec, kThreads, kBias, kDecode, static float
@@ -75,13 +104,7 @@ __device__ __forceinline__ void causal_conv(const typename C::X* x, const typena
   if (index >= s.tokens) return;  // behind the last sequence
   Vec<float, C::kVec> sum = zero_vec<float, C::kVec>();
   if constexpr (C::kBias) sum = to_float(load<C::kVec>(bias + channel));
-#pragma unroll 4
-  for (int j = 0; j < C::kTaps; ++j) {
-    const Vec<float, C::kVec> input = conv_input<C>(x, s, index - (C::kTaps - 1) + j, channel);
-#pragma unroll
-    for (int i = 0; i < C::kVec; ++i)
-      sum[i] += to_float(w[(channel + i) * C::kTaps + j]) * input[i];
-  }
+  convolve<C>(x, w, s, index - (C::kTaps - 1), channel, sum);
 #pragma unroll
   for (int i = 0; i < C::kVec; ++i) sum[i] = C::apply(sum[i]);
   store(out + static_cast<int64>(token) * C::kChannels + channel, from_float<typename C::X>(sum));

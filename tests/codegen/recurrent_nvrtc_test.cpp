@@ -20,6 +20,7 @@ TEST(RecurrentNvrtc, CausalConv) {
       {"f16", "f16", "f32", 2048, 3, "@b", ""},
       {"f32", "f32", "f32", 37, 2, "@b", "{epilogue = \"acc * sigmoid(acc)\"}"},
       {"bf16", "f32", "f16", 64, 64, "none", ""},
+      {"bf16", "bf16", "bf16", 40, 70, "@b", ""},
   };
   for (const ConvCase& c : cases) {
     const std::string text = fmt::format(

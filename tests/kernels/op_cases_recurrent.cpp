@@ -58,6 +58,7 @@ constexpr ConvCase kConvs[] = {
     {"silu4", 384, 4, false, "silu(acc)"}, {"plain3", 64, 3, false, ""},
     {"bias", 1000, 4, true, "acc * 2"},    {"odd", 37, 2, true, "silu(acc)"},
     {"wide", 8320, 4, false, "silu(acc)"}, {"long", 24, 9, true, ""},
+    {"longest", 12, 70, true, ""},
 };
 
 OpCase conv_case(const ConvCase& c, const std::string& act, const std::string& state,
