@@ -73,6 +73,29 @@ TEST_P(RecurrentModel, ChunksGiveWhatTheWholePromptGives) {
   }
 }
 
+TEST_P(RecurrentModel, DecodingGivesWhatTheWholePromptGives) {
+  load(64);  // writes the plan
+  const auto runner = make_plan_runner(plan_, 0);
+  SequenceFeeder feeder(*runner, 2, 40);
+  const std::vector<int32_t> a(30, 5), b = {9, 1, 77, 3, 3, 50, 120, 8, 64, 31, 2, 2, 19, 99, 4};
+  std::vector<int32_t> ids[] = {a, b};
+  for (size_t i = 0; i < ids[0].size(); ++i) ids[0][i] += static_cast<int32_t>(i * i % 100);
+  const Matrix whole[] = {feeder.append(0, ids[0], false).logits,
+                          feeder.append(1, ids[1], false).logits};
+  feeder.reset(0);
+  feeder.reset(1);
+  constexpr size_t kAhead = 11;  // sequence 0 is decoded beside sequence 1 from another position
+  feeder.append(0, std::span(ids[0]).first(kAhead), false);
+  for (size_t i = 0; i < ids[1].size(); ++i) {
+    const Matrix logits = feeder.decode(std::vector{ids[0][kAhead + i], ids[1][i]}).logits;
+    const size_t at[] = {kAhead + i, i};
+    for (int s = 0; s < 2; ++s) {
+      const float* row = whole[s].row(static_cast<int64_t>(at[s]));
+      expect_close({logits.row(s), logits.row(s) + kVocab}, {row, row + kVocab});
+    }
+  }
+}
+
 /// What each of the requests [first, last) generates when they are submitted together.
 std::vector<std::vector<int32_t>> generate(Engine& engine, int first, int last, int64_t tokens,
                                            std::vector<int32_t> (*prompt)(int)) {
