@@ -114,8 +114,11 @@ TEST(DryRun, BytesAreWhatASessionTakes) {
 }
 
 TEST(DryRun, LargeShapesNeedOnlyTheirConfig) {
-  const std::vector<std::pair<std::string, double>> shapes = {
-      {"qwen3-30b-a3b", 30.5e9}, {"mixtral-8x7b", 46.7e9}, {"olmoe-1b-7b", 6.9e9}};
+  const std::vector<std::pair<std::string, double>> shapes = {{"qwen3-30b-a3b", 30.5e9},
+                                                              {"mixtral-8x7b", 46.7e9},
+                                                              {"olmoe-1b-7b", 6.9e9},
+                                                              {"lfm2-8b-a1b", 8.34e9},
+                                                              {"qwen3-next-80b-a3b", 79.7e9}};
   for (const auto& [name, parameters] : shapes) {
     SCOPED_TRACE(name);
     const TempDir folder;
