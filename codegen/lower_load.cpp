@@ -1,6 +1,6 @@
-// A store's operand is a small tree of checkpoint / slice / concat / transpose / reshape ops.
-// Walking it from the parameter down, a Box says which part of a value goes where; at a checkpoint
-// tensor the box becomes Read steps. Entry point lower_store(); tested by
+// A store's operand is a small tree of checkpoint / dequantize / slice / concat / transpose /
+// reshape ops. Walking it from the parameter down, a Box says which part of a value goes where; at
+// a checkpoint tensor the box becomes Read steps. Entry point lower_store(); tested by
 // tests/codegen/lower_load_test.cpp.
 #include "codegen/lower_load.h"
 
@@ -15,10 +15,10 @@ namespace {
 using ir::OpKind;
 using Sizes = std::vector<int64_t>;
 
-/// The elements [begin, begin + size) of a value, and where they go: `offset` bytes into the
-/// parameter, `stride` bytes from one index to the next along each axis.
+/// `size` elements of a value along each axis, from `begin` on, `step` apart, and where they go:
+/// `offset` bytes into the parameter, `stride` bytes from one to the next along each axis.
 struct Box {
-  Sizes begin, size, stride;
+  Sizes begin, size, step, stride;
   int64_t offset = 0;
 };
 
@@ -48,6 +48,7 @@ class StoreLowering {
     if (op == nullptr) unsupported(v);
     switch (op->kind) {
       case OpKind::checkpoint: return place_checkpoint(*op, box);
+      case OpKind::dequantize: return place_matrices(*op, box, {});
       case OpKind::constant: return place_constant(*op);
       case OpKind::slice: return place_slice(*op, box);
       case OpKind::concat: return place_concat(*op, box);
@@ -71,6 +72,7 @@ class StoreLowering {
 
   void place_concat(const ir::Op& op, const Box& box) {
     const int64_t axis = op.as<ir::AxisAttrs>().axis;
+    if (box.step[axis] != 1) return place_each(op, box, axis);
     int64_t at = 0;  // where this operand begins along the axis
     for (const ir::Value* part : op.operands) {
       const int64_t n = shape_of(*part)[axis];
@@ -89,7 +91,8 @@ class StoreLowering {
 
   void place_transpose(const ir::Op& op, Box box) {
     const size_t r = box.size.size();
-    for (Sizes* s : {&box.begin, &box.size, &box.stride}) std::swap((*s)[r - 2], (*s)[r - 1]);
+    for (Sizes* s : {&box.begin, &box.size, &box.step, &box.stride})
+      std::swap((*s)[r - 2], (*s)[r - 1]);
     place(*op.operand(0), box);
   }
 
@@ -114,71 +117,82 @@ class StoreLowering {
           need *= in[i++];
       }
       Axis axis;
-      if (!merge(out, box, first_o, o, &axis)) return place_each(op, box, first_o, o);
-      if (!split(in, first_i, i, axis, inner)) unsupported(*op.result());
+      if (!merge(out, box, first_o, o, &axis) || !split(in, first_i, i, axis, inner))
+        return place_first(op, box, first_o, o);
     }
     place(*op.operand(0), inner);
   }
 
-  /// Part of one axis: where it begins, its size, and bytes from one index to the next.
+  /// Part of one axis: where it begins, its size, from one index to the next, and the bytes between
+  /// them in the parameter.
   struct Axis {
-    int64_t begin = 0, size = 1, stride = 0;
+    int64_t begin = 0, size = 1, step = 1, stride = 0;
   };
 
   /// The box's part of axes [first, last) as part of one axis, if it is that.
   static bool merge(const Sizes& shape, const Box& box, size_t first, size_t last, Axis* axis) {
-    bool found = false;
     for (size_t k = first; k < last; ++k) {
       if (shape[k] == 1) continue;
-      if (!found) {
-        *axis = {box.begin[k], box.size[k], box.stride[k]};
-        found = true;
-        continue;
+      Axis mine{box.begin[k], box.size[k], box.step[k], box.stride[k]};
+      const Axis outer{axis->begin * shape[k], axis->size, axis->step * shape[k], axis->stride};
+      if (outer.size == 1) {
+        mine.begin += outer.begin;
+        *axis = mine;
+      } else if (mine.size == 1) {
+        *axis = outer;
+        axis->begin += mine.begin;
+      } else {  // one after another only if all of the inner axis is taken
+        const bool whole = mine.begin == 0 && mine.size == shape[k] && outer.step == shape[k];
+        if (!whole || outer.stride != mine.stride * shape[k]) return false;
+        *axis = {outer.begin, outer.size * mine.size, 1, mine.stride};
       }
-      const bool whole = box.begin[k] == 0 && box.size[k] == shape[k];
-      if (!whole || (axis->size > 1 && axis->stride != box.stride[k] * shape[k])) return false;
-      *axis = {axis->begin * shape[k], axis->size * shape[k], box.stride[k]};
     }
     return true;
   }
 
   /// Adds axes [first, last) of a shape to the box: together they are `axis`.
   static bool split(const Sizes& shape, size_t first, size_t last, Axis axis, Box& box) {
-    const size_t at = box.size.size();
+    const auto at = static_cast<std::ptrdiff_t>(box.size.size());
+    const auto add = [&](const Axis& mine) {
+      box.begin.insert(box.begin.begin() + at, mine.begin);
+      box.size.insert(box.size.begin() + at, mine.size);
+      box.step.insert(box.step.begin() + at, mine.step);
+      box.stride.insert(box.stride.begin() + at, mine.stride);
+    };
     for (size_t k = last; k-- > first;) {
-      const bool outermost = std::all_of(shape.begin() + static_cast<std::ptrdiff_t>(first),
-                                         shape.begin() + static_cast<std::ptrdiff_t>(k),
-                                         [](int64_t n) { return n == 1; });
-      Axis mine{0, shape[k], axis.stride};
-      if (outermost) {
-        mine = axis;
-        axis = {};
-        if (mine.begin + mine.size > shape[k]) return false;
-      } else if (shape[k] > 1) {
-        if (axis.begin % shape[k] != 0 || axis.size % shape[k] != 0) return false;
-        axis = {axis.begin / shape[k], axis.size / shape[k], axis.stride * shape[k]};
+      const int64_t n = shape[k], begin = axis.begin % n;
+      const int64_t end = begin + (axis.size - 1) * axis.step;  // the last index
+      if (end < n) {  // all of it lies in this axis, under one index of the outer ones
+        add({begin, axis.size, axis.size == 1 ? 1 : axis.step, axis.stride});
+        axis = {axis.begin / n, 1, 1, 0};
+      } else if (axis.step % n == 0) {  // one index of this axis
+        add({begin, 1, 1, 0});
+        axis = {axis.begin / n, axis.size, axis.step / n, axis.stride};
+      } else {  // whole rows of this axis
+        if (axis.step != 1 || begin != 0 || axis.size % n != 0) return false;
+        add({0, n, 1, axis.stride});
+        axis = {axis.begin / n, axis.size / n, 1, axis.stride * n};
       }
-      box.begin.insert(box.begin.begin() + static_cast<std::ptrdiff_t>(at), mine.begin);
-      box.size.insert(box.size.begin() + static_cast<std::ptrdiff_t>(at), mine.size);
-      box.stride.insert(box.stride.begin() + static_cast<std::ptrdiff_t>(at), mine.stride);
     }
     return true;
   }
 
-  /// The same reshape for every index of the first of axes [first, last) with more than one.
-  void place_each(const ir::Op& op, const Box& box, size_t first, size_t last) {
+  /// The same for every index of the box along the first of axes [first, last) with more than one.
+  void place_first(const ir::Op& op, const Box& box, size_t first, size_t last) {
     for (size_t k = first; k < last; ++k) {
-      if (box.size[k] == 1) continue;
-      for (int64_t i = 0; i < box.size[k]; ++i) {
-        Box one = box;
-        one.begin[k] += i;
-        one.size[k] = 1;
-        one.offset += i * box.stride[k];
-        place_reshape(op, one);
-      }
-      return;
+      if (box.size[k] > 1) return place_each(op, box, static_cast<int64_t>(k));
     }
     unsupported(*op.result());
+  }
+
+  void place_each(const ir::Op& op, const Box& box, int64_t axis) {
+    for (int64_t i = 0; i < box.size[axis]; ++i) {
+      Box one = box;
+      one.begin[axis] += i * box.step[axis];
+      one.size[axis] = one.step[axis] = 1;
+      one.offset += i * box.stride[axis];
+      place(*op.result(), one);
+    }
   }
 
   void place_constant(const ir::Op& op) {
@@ -193,15 +207,107 @@ class StoreLowering {
     if (a.stack == 0) return read(op, a.tensor, box, shape_of(*op.result()));
     // One tensor an index of the first axis.
     Box inner = box;
-    for (Sizes* s : {&inner.begin, &inner.size, &inner.stride}) s->erase(s->begin());
+    for (Sizes* s : {&inner.begin, &inner.size, &inner.step, &inner.stride}) s->erase(s->begin());
     Sizes shape = shape_of(*op.result());
     shape.erase(shape.begin());
     for (int64_t i = 0; i < box.size[0]; ++i) {
       std::string name = a.tensor;
-      name.replace(name.find('*'), 1, std::to_string(box.begin[0] + i));
+      name.replace(name.find('*'), 1, std::to_string(box.begin[0] + i * box.step[0]));
       inner.offset = box.offset + i * box.stride[0];
       read(op, name, inner, shape);
     }
+  }
+
+  // ---- quantised weights ----
+
+  /// Matrices of a dequantised value, one at a time; `index` holds those of the first axes.
+  void place_matrices(const ir::Op& op, const Box& box, const Sizes& index) {
+    const size_t axis = index.size();
+    if (axis + 2 == box.size.size()) return place_matrix(op, box, index);
+    for (int64_t i = 0; i < box.size[axis]; ++i) {
+      Box one = box;
+      one.offset += i * box.stride[axis];
+      Sizes next = index;
+      next.push_back(box.begin[axis] + i * box.step[axis]);
+      place_matrices(op, one, next);
+    }
+  }
+
+  void place_matrix(const ir::Op& op, const Box& box, const Sizes& index) {
+    const auto& a = op.as<ir::DequantizeAttrs>();
+    const int64_t e = dtype_bytes(a.dtype);
+    const size_t r = box.size.size() - 2, c = r + 1;
+    const Read payload = locate(op, 0, index), scale = locate(op, 1, index);
+    Read step;
+    step.file = payload.file;
+    step.tensor = payload.tensor;
+    step.from_offset = payload.from_offset;
+    step.from_pitch = payload.from_pitch;
+    step.to = to_;
+    step.to.offset += box.offset;
+    step.element_bytes = e;
+    step.rows = box.size[r];
+    step.row_bytes = box.size[c] * e;
+    step.dequantize = Dequantize{op.operand(0)->type.dtype,
+                                 op.operand(1)->type.dtype,
+                                 a.dtype,
+                                 scale.file,
+                                 scale.tensor,
+                                 scale.from_offset,
+                                 scale.from_pitch,
+                                 a.group_rows,
+                                 a.group_columns,
+                                 box.begin[r],
+                                 box.step[r],
+                                 box.begin[c],
+                                 box.step[c]};
+    if (box.stride[c] == e || box.size[c] == 1) {
+      step.to_pitch = std::max(box.stride[r], step.row_bytes);
+      return add(step, "read.dequantize", step.rows * step.row_bytes, op.loc);
+    }
+    step.to_pitch = box.stride[c];
+    if (box.stride[r] == e) {
+      step.transpose_rows = step.rows;
+      return add(step, "read.dequantize", step.rows * step.row_bytes, op.loc);
+    }
+    step.rows = step.transpose_rows = 1;
+    for (int64_t i = 0; i < box.size[r]; ++i) {
+      step.to.offset = to_.offset + box.offset + i * box.stride[r];
+      step.dequantize->first_row = box.begin[r] + i * box.step[r];
+      add(step, "read.dequantize", step.row_bytes, op.loc);
+    }
+  }
+
+  /// Where one matrix of a dequantisation's operand lies: file, offset, and bytes from one of its
+  /// rows to the next. Each must be stored whole, in rows.
+  Read locate(const ir::Op& op, size_t operand, const Sizes& index) {
+    const ir::Value& value = *op.operand(operand);
+    const int64_t e = dtype_bytes(value.type.dtype);
+    Box box;
+    box.size = shape_of(value);
+    box.step.assign(box.size.size(), 1);
+    box.stride = dense_strides(box.size, e);
+    box.begin.assign(box.size.size(), 0);
+    for (size_t i = 0; i < index.size(); ++i) {
+      box.begin[i] = index[i];
+      box.size[i] = 1;
+    }
+    const int64_t rows = box.size.end()[-2], columns = box.size.back();
+    StoreLowering walk(to_, options_);
+    walk.place(value, box);
+    const Read* read = walk.steps.size() == 1 ? std::get_if<Read>(&walk.steps[0].what) : nullptr;
+    if (read == nullptr || read->dequantize || read->transpose_rows != 0) unsupported(value);
+    Read found = *read;
+    if (columns == 1 && found.from_stride != 0) {  // one column of a wider tensor
+      found.from_pitch = found.from_stride;
+    } else if (found.from_stride != 0) {
+      unsupported(value);
+    } else if (found.rows == 1) {  // dense
+      found.from_pitch = columns * e;
+    } else if (found.rows != rows) {
+      unsupported(value);
+    }
+    return found;
   }
 
   /// An axis of a box: how many, and bytes from one to the next in the file and in memory.
@@ -225,7 +331,7 @@ class StoreLowering {
     for (size_t i = 0; i < shape.size(); ++i) {
       from_offset += box.begin[i] * from[i];
       if (box.size[i] == 1) continue;
-      const Run mine{box.size[i], from[i], box.stride[i]};
+      const Run mine{box.size[i], box.step[i] * from[i], box.stride[i]};
       if (!runs.empty() && runs.back().from == mine.from * mine.size &&
           runs.back().to == mine.to * mine.size) {
         runs.back() = {runs.back().size * mine.size, mine.from, mine.to};
@@ -313,6 +419,7 @@ std::vector<Step> lower_store(const ir::Value& value, const Arg& to, const Lower
   Box whole;
   whole.size = shape_of(value);
   whole.begin.assign(whole.size.size(), 0);
+  whole.step.assign(whole.size.size(), 1);
   whole.stride = dense_strides(whole.size, dtype_bytes(value.type.dtype));
   StoreLowering lowering(to, options);
   lowering.place(value, whole);

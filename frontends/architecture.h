@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "frontends/quantization.h"
 #include "ir/attrs.h"
 
 namespace shunt {
@@ -163,10 +164,11 @@ struct MlpNames {
 /// Where an expert's weights are in the checkpoint, relative to the layer's prefix.
 struct MoeNames {
   enum class Layout {
-    rows,         // [E, N, K] as Shunt has them
-    columns,      // [E, K, N]
-    interleaved,  // [E, K, N], gate and up columns in turn
-    flat,         // gate and up [E*I, H], down [E*I, H]
+    rows,              // [E, N, K] as Shunt has them
+    columns,           // [E, K, N]
+    interleaved,       // [E, K, N], gate and up columns in turn
+    interleaved_rows,  // [E, N, K], gate and up rows in turn
+    flat,              // gate and up [E*I, H], down [E*I, H]
   };
   std::string module;  // "mlp": for messages and loc
   std::string router;  // [E, H]
@@ -252,6 +254,7 @@ struct Architecture {
   CheckpointNames names;
   std::vector<std::string> ignored_prefixes = {};  // of tensors that are known and left out
   double init_stddev = 0.02;                       // of --dummy-weights
+  Quantization quantization = {};                  // of the checkpoint
   DType config_dtype = DType::bf16;  // of the weights, as the config says; dummy weights have it
 };
 

@@ -176,7 +176,8 @@ BuiltModule build_module(const Architecture& arch, const Checkpoint* checkpoint,
                   {"S", 1, options.limits.max_num_seqs},
                   {"R", 1, options.limits.max_logit_rows}};
   module->add_graph("load");
-  Weights weights(*module, checkpoint, arch.config_dtype, arch.init_stddev, options.source);
+  Weights weights(*module, checkpoint, arch.config_dtype, arch.init_stddev, options.source,
+                  arch.quantization);
   build_step(arch, options, *module, weights);
   weights.ignore_prefixes(arch.ignored_prefixes);
   build_sample(arch, *module);

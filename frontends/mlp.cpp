@@ -147,7 +147,8 @@ class MoeBuilder {
       out = {split("gate", names_.gate, false), split("up", names_.up, false),
              split("down", names_.down, true)};
     } else if (names_.gate.empty()) {
-      const bool columns = names_.layout != MoeNames::Layout::rows;
+      const bool columns = names_.layout == MoeNames::Layout::columns ||
+                           names_.layout == MoeNames::Layout::interleaved;
       out = {half(p + "gate", 0), half(p + "up", 1),
              w.tensor(p + "down", p_.tensor(names_.down), {e, h, i}, columns)};
     } else {
@@ -167,6 +168,12 @@ class MoeBuilder {
   Value* half(const std::string& param, int64_t which) {
     const int64_t e = moe_.experts, i = moe_.width, h = ctx_.arch.hidden_size;
     const std::string path = p_.tensor(names_.gate_up);
+    if (names_.layout == MoeNames::Layout::interleaved_rows) {
+      return ctx_.weights.derived(param, path, {e, 2 * i, h}, {e, i, h},
+                                  [&](ir::GraphBuilder& load, Value* all) {
+                                    return take_every_second(load, all, {e, i, h}, 1, which);
+                                  });
+    }
     if (names_.layout != MoeNames::Layout::interleaved) {
       return ctx_.weights.derived(
           param, path, {e, 2 * i, h}, {e, i, h},
@@ -177,7 +184,7 @@ class MoeBuilder {
     }
     return ctx_.weights.derived(
         param, path, {e, h, 2 * i}, {e, i, h}, [&](ir::GraphBuilder& load, Value* all) {
-          Value* every_second = take_every_second(load, all, {e, h, i}, which);
+          Value* every_second = take_every_second(load, all, {e, h, i}, 2, which);
           return load.value(OpKind::transpose, {every_second});
         });
   }
@@ -187,20 +194,20 @@ class MoeBuilder {
     return ctx_.weights.derived(
         param, p_.tensor(names_.gate_up_bias), {e, 2 * i}, {e, i},
         [&](ir::GraphBuilder& load, Value* all) {
-          if (names_.layout == MoeNames::Layout::interleaved)
-            return take_every_second(load, all, {e, i}, which);
+          if (names_.layout == MoeNames::Layout::interleaved ||
+              names_.layout == MoeNames::Layout::interleaved_rows)
+            return take_every_second(load, all, {e, i}, 1, which);
           return load.value(OpKind::slice, {all}, ir::SliceAttrs{1, which * i, (which + 1) * i});
         });
   }
 
-  /// Elements `which`, which + 2, ... of the last axis; `shape` is the result's.
+  /// Indices `which`, which + 2, ... of an axis; `shape` is the result's.
   static Value* take_every_second(ir::GraphBuilder& load, Value* all, std::vector<int64_t> shape,
-                                  int64_t which) {
+                                  int64_t axis, int64_t which) {
     const std::vector<Dim> result = dims(shape);
-    shape.push_back(2);
+    shape.insert(shape.begin() + axis + 1, 2);
     Value* pairs = load.value(OpKind::reshape, {all}, ir::ReshapeAttrs{dims(shape)});
-    const auto axis = static_cast<int64_t>(shape.size()) - 1;
-    Value* mine = load.value(OpKind::slice, {pairs}, ir::SliceAttrs{axis, which, which + 1});
+    Value* mine = load.value(OpKind::slice, {pairs}, ir::SliceAttrs{axis + 1, which, which + 1});
     return load.value(OpKind::reshape, {mine}, ir::ReshapeAttrs{result});
   }
 

@@ -27,6 +27,11 @@ std::string numbered(const std::string& pattern, int64_t i) {
   return name.replace(name.find('*'), 1, fmt::format("{}", i));
 }
 
+constexpr std::string_view kBlocks = "_blocks";
+constexpr int64_t kMxfp4Group = 32;  // elements that share an exponent
+
+bool is_weight_type(DType d) { return d == DType::bf16 || d == DType::f16 || d == DType::f32; }
+
 /// Buffers that frameworks save although they follow from the config.
 bool is_needless_buffer(std::string_view name) {
   constexpr std::string_view kSuffixes[] = {".rotary_emb.inv_freq", ".attn.bias",
@@ -39,13 +44,14 @@ bool is_needless_buffer(std::string_view name) {
 }  // namespace
 
 Weights::Weights(ir::Module& module, const Checkpoint* checkpoint, DType dtype, double stddev,
-                 TensorSource* source)
+                 TensorSource* source, const Quantization& quantization)
     : module_(module),
       builder_(*module.find_graph("load")),
       checkpoint_(checkpoint),
       dtype_(dtype),
       stddev_(stddev),
-      tensor_source_(source) {}
+      tensor_source_(source),
+      quantization_(quantization) {}
 
 bool Weights::has(const std::string& name) const {
   if (checkpoint_ == nullptr) return false;
@@ -59,24 +65,85 @@ bool Weights::has_shape(const std::string& name, const Shape& shape) const {
   return info != nullptr && info->shape == shape;
 }
 
-DType Weights::check(const std::string& name, const Shape& shape) {
+void Weights::fail(const TensorInfo& info, const std::string& what) const {
+  user_error("{}/{}: tensor {} {}", checkpoint_->directory,
+             checkpoint_->files()[static_cast<size_t>(info.file)].name, quote_name(info.name),
+             what);
+}
+
+const TensorInfo& Weights::require(const std::string& name, const Shape& shape) {
   const TensorInfo* info = checkpoint_->find(name);
   if (info == nullptr) {
     user_error("{}: tensor {} is missing: the model needs it with shape {}", checkpoint_->directory,
                quote_name(name), shape_text(shape));
   }
-  const std::string& file = checkpoint_->files()[static_cast<size_t>(info->file)].name;
   if (info->shape != shape) {
-    user_error("{}/{}: tensor {} has shape {}, expected {} from config.json",
-               checkpoint_->directory, file, quote_name(name), shape_text(info->shape),
-               shape_text(shape));
-  }
-  if (info->dtype != DType::bf16 && info->dtype != DType::f16 && info->dtype != DType::f32) {
-    user_error("{}/{}: tensor {} is {}; weights must be bf16, f16 or f32", checkpoint_->directory,
-               file, quote_name(name), dtype_name(info->dtype));
+    fail(*info, fmt::format("has shape {}, expected {} from config.json", shape_text(info->shape),
+                            shape_text(shape)));
   }
   used_.insert(name);
-  return info->dtype;
+  return *info;
+}
+
+Weights::Stored Weights::check(const std::string& name, const Shape& shape) {
+  if (name.ends_with(kBlocks)) return check_mxfp4(name, shape);
+  const TensorInfo& info = require(name, shape);
+  if (info.dtype == DType::f8e4m3) return check_fp8(info);
+  if (!is_weight_type(info.dtype)) {
+    fail(info, fmt::format("is {}; weights must be bf16, f16 or f32", dtype_name(info.dtype)));
+  }
+  Stored stored;
+  stored.dtype = info.dtype;
+  stored.shape = shape;
+  return stored;
+}
+
+Weights::Stored Weights::check_fp8(const TensorInfo& info) {
+  const Quantization& q = quantization_;
+  if (q.method != Quantization::Method::fp8) {
+    fail(info, "is f8e4m3, and config.json has no quantization_config that says how it is scaled");
+  }
+  if (leaves_out(q, info.name)) {
+    fail(info,
+         "is f8e4m3, but modules_to_not_convert of config.json says that it is not quantised");
+  }
+  if (info.shape.size() < 2) fail(info, "is f8e4m3, and no matrix");
+  Stored stored{info.dtype,   info.name + "_scale_inv", DType::f32, info.shape, info.shape,
+                q.group_rows, q.group_columns};
+  int64_t &rows = stored.scale_shape.end()[-2], &columns = stored.scale_shape.back();
+  rows = (rows + q.group_rows - 1) / q.group_rows;
+  columns = (columns + q.group_columns - 1) / q.group_columns;
+  const TensorInfo& scale = require(stored.scale_name, stored.scale_shape);
+  if (!is_weight_type(scale.dtype)) {
+    fail(scale, fmt::format("is {}; scales must be f32, bf16 or f16", dtype_name(scale.dtype)));
+  }
+  stored.scale_dtype = scale.dtype;
+  return stored;
+}
+
+Weights::Stored Weights::check_mxfp4(const std::string& name, const Shape& shape) {
+  const int64_t columns = shape.back();
+  if (columns % kMxfp4Group != 0) {
+    user_error("{}: tensor {}: rows of {} elements are no whole groups of {}",
+               checkpoint_->directory, quote_name(name), columns, kMxfp4Group);
+  }
+  Stored stored{DType::u8,  name.substr(0, name.size() - kBlocks.size()) + "_scales",
+                DType::u8,  shape,
+                shape,      1,
+                kMxfp4Group};
+  stored.scale_shape.back() = stored.shape.back() = columns / kMxfp4Group;
+  stored.shape.push_back(kMxfp4Group / 2);
+  const TensorInfo& blocks = require(name, stored.shape);
+  const TensorInfo& scales = require(stored.scale_name, stored.scale_shape);
+  for (const TensorInfo* info : {&blocks, &scales}) {
+    if (info->dtype != DType::u8)
+      fail(*info, fmt::format("is {}; mxfp4 is stored as u8", dtype_name(info->dtype)));
+  }
+  if (quantization_.method != Quantization::Method::mxfp4)
+    fail(blocks, "is packed, and config.json has no quantization_config with quant_method mxfp4");
+  if (leaves_out(quantization_, name))
+    fail(blocks, "is packed, but modules_to_not_convert of config.json names its module");
+  return stored;
 }
 
 void Weights::locate(const std::string& name) {
@@ -89,9 +156,23 @@ void Weights::locate(const std::string& name) {
   builder_.set_loc(std::string(module));
 }
 
-Value* Weights::load(const std::string& name, int64_t stack, DType dtype, const Shape& shape) {
-  return builder_.value(OpKind::checkpoint, {},
-                        ir::CheckpointAttrs{name, stack, dtype, dims_of(shape)});
+Value* Weights::load(const std::string& name, int64_t stack, const Stored& stored) {
+  const auto read = [&](const std::string& tensor, DType dtype, Shape shape) {
+    if (stack > 0) shape.insert(shape.begin(), stack);
+    return builder_.value(OpKind::checkpoint, {},
+                          ir::CheckpointAttrs{tensor, stack, dtype, dims_of(shape)});
+  };
+  Value* payload = read(name, stored.dtype, stored.shape);
+  if (stored.scale_name.empty()) return payload;
+  if (stored.dtype == DType::u8) {  // blocks one after another: rows of pairs
+    std::vector<Dim> rows = payload->type.shape;
+    rows.pop_back();
+    rows.back() = rows.back() * (kMxfp4Group / 2);
+    payload = builder_.value(OpKind::reshape, {payload}, ir::ReshapeAttrs{rows});
+  }
+  Value* scale = read(stored.scale_name, stored.scale_dtype, stored.scale_shape);
+  return builder_.value(OpKind::dequantize, {payload, scale},
+                        ir::DequantizeAttrs{stored.group_rows, stored.group_columns, DType::bf16});
 }
 
 Value* Weights::dummy(const Shape& shape, double mean, double stddev) {
@@ -111,7 +192,7 @@ Value* Weights::source(const std::string& name, const Shape& shape, bool columns
   Shape stored = shape;
   if (columns) std::swap(stored.end()[-1], stored.end()[-2]);
   value = tensor_source_ != nullptr ? tensor_source_->load(builder_, name, stored)
-                                    : load(name, 0, check(name, stored), stored);
+                                    : load(name, 0, check(name, stored));
   if (columns) value = builder_.value(OpKind::transpose, {value});
   return value;
 }
@@ -144,16 +225,20 @@ Value* Weights::stacked(const std::string& param, const std::string& pattern, in
   if (is_dummy()) return store(param, dummy(all, 0, stddev_));
   if (tensor_source_ != nullptr) return store(param, tensor_source_->load(builder_, pattern, all));
   const std::string first = numbered(pattern, 0);
-  const DType dtype = check(first, shape);
+  const Stored stored = check(first, shape);
   for (int64_t i = 1; i < count; ++i) {
     const std::string name = numbered(pattern, i);
-    if (const DType other = check(name, shape); other != dtype) {
-      user_error("{}: tensor {} is {}, but {} is {}; experts of a layer must have one type",
-                 checkpoint_->directory, quote_name(name), dtype_name(other), quote_name(first),
-                 dtype_name(dtype));
+    const Stored other = check(name, shape);
+    if (other.dtype != stored.dtype || other.scale_dtype != stored.scale_dtype) {
+      user_error("{}: tensor {} is {}, but {} is {}; experts of a layer must have one type{}",
+                 checkpoint_->directory, quote_name(name), dtype_name(other.dtype),
+                 quote_name(first), dtype_name(stored.dtype),
+                 stored.scale_name.empty() ? "" : ", and their scales too");
     }
   }
-  return store(param, load(pattern, count, dtype, all));
+  Stored all_of_them = stored;
+  if (!stored.scale_name.empty()) all_of_them.scale_name = pattern + "_scale_inv";
+  return store(param, load(pattern, count, all_of_them));
 }
 
 Value* Weights::constant(const std::string& param, const std::vector<double>& values,

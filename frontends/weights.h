@@ -3,7 +3,8 @@
 //
 // Every request names the tensor and the shape the model needs; a tensor that is missing, has
 // another shape or is not bf16, f16 or f32 is a UserError. A parameter has its tensor's element
-// type.
+// type; a quantised one (frontends/quantization.h) is `dequantize` of its payload and scales, bf16.
+// A tensor NAME_blocks is asked for with the shape that it is expanded to.
 #pragma once
 
 #include <functional>
@@ -13,11 +14,13 @@
 #include <utility>
 #include <vector>
 
+#include "frontends/quantization.h"
 #include "ir/module.h"
 
 namespace shunt {
 
 class Checkpoint;
+struct TensorInfo;
 
 /// Where tensors come from when the model's names are not those of the checkpoint, or a tensor lies
 /// in parts: shards of tensor parallelism, one file an expert.
@@ -40,7 +43,7 @@ class Weights {
   /// `checkpoint` nullptr: dummy weights of element type `dtype`, normal with mean 0 and standard
   /// deviation `stddev`. The module has a graph @load, to which ops are appended.
   Weights(ir::Module& module, const Checkpoint* checkpoint, DType dtype, double stddev,
-          TensorSource* source = nullptr);
+          TensorSource* source = nullptr, const Quantization& quantization = {});
 
   /// @param [shape] = the tensor as it is; with `columns` the tensor is [.., K, N] for a shape
   /// [.., N, K].
@@ -73,11 +76,25 @@ class Weights {
   std::vector<std::string> unused() const;
 
  private:
-  /// Checks that the tensor is there with this shape; returns its element type.
-  DType check(const std::string& name, const Shape& shape);
+  /// How a tensor is stored.
+  struct Stored {
+    DType dtype = DType::bf16;  // of the tensor, or of the payload
+    std::string scale_name;     // of the tensor of scales; empty: there is none
+    DType scale_dtype = DType::f32;
+    Shape shape, scale_shape;  // in the file
+    int64_t group_rows = 1, group_columns = 1;
+  };
+  /// The tensor, which must be there with this shape.
+  const TensorInfo& require(const std::string& name, const Shape& shape);
+  [[noreturn]] void fail(const TensorInfo& info, const std::string& what) const;
+  /// Checks that the tensor, and its scales if it is quantised, are there and give this shape.
+  Stored check(const std::string& name, const Shape& shape);
+  Stored check_fp8(const TensorInfo& info);
+  Stored check_mxfp4(const std::string& name, const Shape& shape);
   /// The tensor in @load, checked and, with `columns`, transposed.
   ir::Value* source(const std::string& name, const Shape& shape, bool columns);
-  ir::Value* load(const std::string& name, int64_t stack, DType dtype, const Shape& shape);
+  /// The tensor, or with a '*' in its name `stack` of them, as ops of @load.
+  ir::Value* load(const std::string& name, int64_t stack, const Stored& stored);
   ir::Value* dummy(const Shape& shape, double mean, double stddev);
   ir::Value* store(const std::string& param, ir::Value* value);
   /// Loc of the next ops: the module that holds the tensor.
@@ -89,7 +106,8 @@ class Weights {
   DType dtype_;
   double stddev_;
   TensorSource* tensor_source_;  // nullptr: the checkpoint's own names
-  int64_t next_seed_ = 1;        // a parameter's own, in order of creation
+  Quantization quantization_;
+  int64_t next_seed_ = 1;  // a parameter's own, in order of creation
   std::set<std::string, std::less<>> used_;
   std::map<std::pair<std::string, bool>, ir::Value*> sources_;  // by name and `columns`
 };

@@ -68,6 +68,20 @@ struct CheckpointAttrs {
   bool operator==(const CheckpointAttrs&) const = default;
 };
 
+/// A weight stored as payload and scales: element (n, k) is the payload's times the scale of group
+/// (n / group_rows, k / group_columns); groups at the edges may be partial.
+struct DequantizeAttrs {
+  int64_t group_rows = 1;
+  int64_t group_columns = 1;
+  DType dtype = DType::bf16;  // of the result
+  static constexpr auto fields() {
+    return std::tuple{Field{"group_rows", &DequantizeAttrs::group_rows},
+                      Field{"group_columns", &DequantizeAttrs::group_columns},
+                      Field{"dtype", &DequantizeAttrs::dtype}};
+  }
+  bool operator==(const DequantizeAttrs&) const = default;
+};
+
 struct DummyAttrs {  // --dummy-weights: normal numbers from a counter-based generator
   int64_t seed = 0;
   double mean = 0;

@@ -27,6 +27,9 @@ namespace shunt::ir {
 #define SHUNT_OPS(X) \
   /* ---- @load: checkpoint tensors to parameters; runs once ---- */ \
   X(checkpoint,     CheckpointAttrs)    /* () -> dtype[shape]                                                    */ \
+  X(dequantize,     DequantizeAttrs)    /* (payload f8e4m3[.., N, K] | u8[.., N, K/2]: two e2m1 a byte, low half first,  \
+                                            scale[.., N/rows, K/columns] rounded up, float | u8: exponents e8m0)    \
+                                            -> dtype[.., N, K]                                                   */ \
   X(dummy,          DummyAttrs)         /* () -> dtype[shape]                                                    */ \
   X(constant,       ConstantAttrs)      /* () -> f32[n]                                                          */ \
   X(transpose,      NoAttrs)            /* (x[.., a, b]) -> [.., b, a]                                           */ \
@@ -80,11 +83,11 @@ enum class OpKind : uint8_t {
 
 /// Every attribute type once.
 using Attrs =
-    std::variant<NoAttrs, CheckpointAttrs, DummyAttrs, ConstantAttrs, AxisAttrs, SliceAttrs,
-                 ReshapeAttrs, EmbeddingAttrs, PointwiseAttrs, GluAttrs, NormAttrs, AddNormAttrs,
-                 LinearAttrs, RopeAttrs, RopeAppendAttrs, AttentionAttrs, EncoderAttentionAttrs,
-                 CausalConvAttrs, GatedDeltaRuleAttrs, TopkGateAttrs, NormGateAttrs, RouteSortAttrs,
-                 GroupedLinearAttrs>;
+    std::variant<NoAttrs, CheckpointAttrs, DequantizeAttrs, DummyAttrs, ConstantAttrs, AxisAttrs,
+                 SliceAttrs, ReshapeAttrs, EmbeddingAttrs, PointwiseAttrs, GluAttrs, NormAttrs,
+                 AddNormAttrs, LinearAttrs, RopeAttrs, RopeAppendAttrs, AttentionAttrs,
+                 EncoderAttentionAttrs, CausalConvAttrs, GatedDeltaRuleAttrs, TopkGateAttrs,
+                 NormGateAttrs, RouteSortAttrs, GroupedLinearAttrs>;
 
 struct Op;
 

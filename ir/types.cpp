@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "ir/error.h"
 
@@ -85,6 +86,25 @@ float f32_from_f16(uint16_t bits) {
   }
   if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000 | fraction << 13);
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) | fraction << 13);
+}
+
+float f32_from_f8e4m3(uint8_t bits) {
+  const int exponent = (bits >> 3) & 0xf, fraction = bits & 7;
+  float magnitude = std::ldexp(static_cast<float>(exponent == 0 ? fraction : 8 + fraction),
+                               (exponent == 0 ? 1 : exponent) - 10);
+  if ((bits & 0x7f) == 0x7f) magnitude = std::numeric_limits<float>::quiet_NaN();
+  return (bits & 0x80) == 0 ? magnitude : -magnitude;
+}
+
+float f32_from_e2m1(uint8_t bits) {
+  constexpr float kMagnitudes[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+  const float magnitude = kMagnitudes[bits & 7];
+  return (bits & 8) == 0 ? magnitude : -magnitude;
+}
+
+float f32_from_e8m0(uint8_t bits) {
+  if (bits == 255) return std::numeric_limits<float>::quiet_NaN();
+  return std::ldexp(1.0f, bits - 127);
 }
 
 std::vector<float> floats_from(std::span<const std::byte> bytes, DType dtype) {

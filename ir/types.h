@@ -50,6 +50,12 @@ uint16_t bf16_from_f32(float value);
 float f32_from_bf16(uint16_t bits);
 uint16_t f16_from_f32(float value);
 float f32_from_f16(uint16_t bits);
+/// Elements that checkpoints store and ops never compute on: f8e4m3 (no infinities; NaN is all ones
+/// but the sign), a e2m1 (the low four bits: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and a sign), and the
+/// exponent e8m0 (2^(bits - 127); 255 is NaN).
+float f32_from_f8e4m3(uint8_t bits);
+float f32_from_e2m1(uint8_t bits);
+float f32_from_e8m0(uint8_t bits);
 /// Stored elements of f32, bf16 or f16 as float32; `bytes` need not be aligned.
 std::vector<float> floats_from(std::span<const std::byte> bytes, DType dtype);
 

@@ -16,6 +16,7 @@
 
 #include "ir/error.h"
 #include "runtime/checkpoint/checkpoint.h"
+#include "runtime/dequantize.h"
 #include "runtime/device.h"
 
 namespace shunt {
@@ -62,9 +63,15 @@ void gather_strided(const Tile& t, const FileReader& file, std::byte* out) {
   }
 }
 
-/// The tile's bytes from the file, rows packed, to `out`.
-void gather(const Tile& t, const FileReader& file, std::byte* out) {
+/// The tile's bytes from the files, rows packed, to `out`.
+void gather(const Tile& t, std::span<const FileReader> files, Dequantizer& dequantizer,
+            std::byte* out) {
   const Read& r = *t.job->read;
+  const FileReader& file = files[static_cast<size_t>(r.file)];
+  if (r.dequantize) {
+    return dequantizer.expand(r, files, t.row, t.rows, t.begin / r.element_bytes,
+                              t.bytes / r.element_bytes, out);
+  }
   if (r.from_stride != 0 && r.from_stride != r.element_bytes) return gather_strided(t, file, out);
   const int64_t from = r.from_offset + t.row * r.from_pitch + t.begin;
   if (t.rows == 1 || (r.from_pitch == r.row_bytes && t.bytes == r.row_bytes)) {
@@ -115,18 +122,22 @@ Place place_of(const Tile& t) {
 class Mover {
  public:
   virtual ~Mover() = default;
-  virtual void move(const Tile& tile, const FileReader& file) = 0;
+  virtual void move(const Tile& tile, std::span<const FileReader> files) = 0;
   virtual void finish() {}
+
+ protected:
+  Dequantizer dequantizer_;
 };
 
 class HostMover : public Mover {
  public:
-  void move(const Tile& t, const FileReader& file) override {
+  void move(const Tile& t, std::span<const FileReader> files) override {
     const Read& r = *t.job->read;
     const Place p = place_of(t);
-    if (r.transpose_rows == 0 && (p.pitch == p.bytes || t.rows == 1)) return gather(t, file, p.to);
+    if (r.transpose_rows == 0 && (p.pitch == p.bytes || t.rows == 1))
+      return gather(t, files, dequantizer_, p.to);
     staging_.resize(static_cast<size_t>(t.rows * t.bytes));
-    gather(t, file, staging_.data());
+    gather(t, files, dequantizer_, staging_.data());
     const std::byte* from = staging_.data();
     if (r.transpose_rows > 0) {
       transposed_.resize(staging_.size());
@@ -148,18 +159,18 @@ class DeviceMover : public Mover {
   explicit DeviceMover(int64_t staging_bytes) {
     for (Slot& s : slots_) s.memory = PinnedBuffer(staging_bytes, "staging of weights");
   }
-  void move(const Tile& t, const FileReader& file) override {
+  void move(const Tile& t, std::span<const FileReader> files) override {
     const Read& r = *t.job->read;
     Slot& slot = slots_[next_];
     next_ ^= 1;
     slot.copied.synchronize();
     if (r.transpose_rows > 0) {
       gathered_.resize(static_cast<size_t>(t.rows * t.bytes));
-      gather(t, file, gathered_.data());
+      gather(t, files, dequantizer_, gathered_.data());
       transpose(gathered_.data(), t.rows, t.bytes / r.element_bytes, r.element_bytes,
                 slot.memory.data());
     } else {
-      gather(t, file, slot.memory.data());
+      gather(t, files, dequantizer_, slot.memory.data());
     }
     const Place p = place_of(t);
     copy_2d_to_device(p.to, p.pitch, slot.memory.data(), p.bytes, p.bytes, p.rows, stream_);
@@ -210,7 +221,7 @@ void WeightLoader::run(std::span<const ReadJob> jobs, int64_t total_bytes,
       }
       for (size_t i = next++; i < tiles.size(); i = next++) {
         const Tile& t = tiles[i];
-        mover->move(t, files_[static_cast<size_t>(t.job->read->file)]);
+        mover->move(t, files_);
         const std::lock_guard lock(mutex);
         done_ += t.rows * t.bytes;
         if (progress) progress(done_, total_bytes);

@@ -13,7 +13,7 @@ namespace shunt {
 
 namespace {
 
-/// Reads a checkpoint tensor as float32 values.
+/// Reads a checkpoint tensor: floats as float32 values, bytes as integers.
 ir::Tensor read_tensor(const Checkpoint& checkpoint, const std::string& name, DType dtype,
                        const std::vector<int64_t>& shape) {
   const TensorInfo* info = checkpoint.find(name);
@@ -25,7 +25,15 @@ ir::Tensor read_tensor(const Checkpoint& checkpoint, const std::string& name, DT
   Type type{dtype, {}};
   for (int64_t n : shape) type.shape.emplace_back(n);
   ir::Tensor out = ir::Tensor::make(type);
-  out.f = floats_from(bytes, dtype);
+  const auto bits = [](std::byte b) { return static_cast<uint8_t>(b); };
+  if (dtype == DType::u8) {
+    std::transform(bytes.begin(), bytes.end(), out.i.begin(), bits);
+  } else if (dtype == DType::f8e4m3) {
+    std::transform(bytes.begin(), bytes.end(), out.f.begin(),
+                   [&](std::byte b) { return f32_from_f8e4m3(bits(b)); });
+  } else {
+    out.f = floats_from(bytes, dtype);
+  }
   return out;
 }
 

@@ -26,13 +26,8 @@ int64_t read_layer_count(const Config& config) {
 }
 
 Architecture read_decoder(const Config& config, const FamilyDefaults& defaults) {
-  for (const char* key : {"quantization_config", "compression_config"}) {
-    if (config.has(key)) {
-      config.fail(key,
-                  "quantised checkpoints are not supported; use the bf16, f16 or f32 original");
-    }
-  }
   Architecture a;
+  a.quantization = read_quantization(config);
   a.vocab_size = config.integer({"vocab_size"}, 1, kMaxVocab);
   a.hidden_size =
       config.integer({"hidden_size", "n_embd", "n_embed", "d_model", "dim"}, 1, kMaxHidden);

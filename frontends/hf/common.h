@@ -24,7 +24,7 @@ struct FamilyDefaults {
   const char* activation = "silu";
 };
 
-/// Everything but the layers: sizes, embeddings, final norm, dtype. Refuses quantised checkpoints.
+/// Everything but the layers: sizes, embeddings, final norm, dtype, quantisation.
 Architecture read_decoder(const Config& config, const FamilyDefaults& defaults);
 
 /// A layer with its two norms and attention (heads, head_dim, rope, scale); no window, no biases,
@@ -49,6 +49,8 @@ DenseMlp read_dense(const Config& config, const FamilyDefaults& defaults = {});
 /// rope_parameters (transformers 5), or rope_theta and rope_scaling (4).
 Rope read_rope(const Config& config, const Architecture& decoder, int64_t head_dim,
                const FamilyDefaults& defaults);
+/// quantization_config: fp8 with block scales or mxfp4; fails for any other.
+Quantization read_quantization(const Config& config);
 /// sliding_window, 0 for none (null or 0 in the config).
 int64_t read_window(const Config& config, int64_t fallback = 0);
 /// Sets the window of every layer, or with `layer_types` of those that say "sliding_attention".

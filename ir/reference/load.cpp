@@ -22,16 +22,40 @@ void eval_checkpoint(OpCall& call) {
   if (!call.options.checkpoint) user_error("no source for checkpoint tensors was given");
   const auto shape = sizes(a.shape, a.stack > 0 ? 1 : 0);
   Tensor& out = call.out();
-  auto at = out.f.begin();
+  int64_t at = 0;
   for (int64_t n = 0; n < std::max<int64_t>(a.stack, 1); ++n) {
     std::string name = a.tensor;
     if (const size_t star = name.find('*'); star != std::string::npos)
       name.replace(star, 1, std::to_string(n));
     const Tensor part = call.options.checkpoint(name, a.dtype, shape);
-    const auto wanted = static_cast<int64_t>(out.f.size()) / std::max<int64_t>(a.stack, 1);
-    SHUNT_CHECK(part.type.dtype == a.dtype && static_cast<int64_t>(part.f.size()) == wanted,
+    const int64_t wanted = out.elements() / std::max<int64_t>(a.stack, 1);
+    SHUNT_CHECK(part.type.dtype == a.dtype && part.elements() == wanted,
                 "the checkpoint source gave {} for {}", part.type.to_string(), name);
-    at = std::copy(part.f.begin(), part.f.end(), at);
+    std::copy(part.f.begin(), part.f.end(), out.f.begin() + (out.f.empty() ? 0 : at));
+    std::copy(part.i.begin(), part.i.end(), out.i.begin() + (out.i.empty() ? 0 : at));
+    at += wanted;
+  }
+}
+
+/// Element (n, k) of matrix m is that of the payload times its group's scale, in float32.
+void eval_dequantize(OpCall& call) {
+  const auto& a = call.attrs<DequantizeAttrs>();
+  const Tensor &payload = call.in(0), &scale = call.in(1);
+  Tensor& out = call.out();
+  const int64_t rows = out.size(out.type.rank() - 2), columns = out.last();
+  const int64_t group_rows = scale.size(scale.type.rank() - 2), group_columns = scale.last();
+  for (int64_t i = 0; i < out.elements(); ++i) {
+    const int64_t m = i / (rows * columns), n = i / columns % rows, k = i % columns;
+    const auto at = static_cast<size_t>(i);
+    const float x = payload.type.dtype == DType::f8e4m3
+                        ? payload.f[at]
+                        : f32_from_e2m1(static_cast<uint8_t>(payload.i[at / 2] >> 4 * (i % 2)));
+    const auto group = static_cast<size_t>((m * group_rows + n / a.group_rows) * group_columns +
+                                           k / a.group_columns);
+    const float s = scale.type.dtype == DType::u8
+                        ? f32_from_e8m0(static_cast<uint8_t>(scale.i[group]))
+                        : scale.f[group];
+    out.f[at] = x * s;
   }
 }
 

@@ -13,8 +13,8 @@ namespace shunt::ir {
 
 struct Tensor {
   Type type;               // every size a number
-  std::vector<float> f;    // f32, f16, bf16
-  std::vector<int32_t> i;  // i32
+  std::vector<float> f;    // f32, f16, bf16, f8e4m3
+  std::vector<int32_t> i;  // i32, u8
 
   /// Floats are NaN and integers -1 until they are written, so that an undefined row shows.
   static Tensor make(const Type& type) {
@@ -23,7 +23,8 @@ struct Tensor {
     if (is_float(type.dtype)) {
       t.f.assign(n, std::numeric_limits<float>::quiet_NaN());
     } else {
-      SHUNT_CHECK(type.dtype == DType::i32, "the evaluator has no values of {}", type.to_string());
+      SHUNT_CHECK(type.dtype == DType::i32 || type.dtype == DType::u8,
+                  "the evaluator has no values of {}", type.to_string());
       t.i.assign(n, -1);
     }
     return t;

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -121,10 +122,29 @@ struct Constant {
   bool operator==(const Constant&) const = default;
 };
 
+/// How the loader expands a Read of a quantised matrix: element (n, k) is the payload's times the
+/// scale of group (n / group_rows, k / group_columns). Row r of the Read is row
+/// first_row + r * row_step of the matrix, its columns likewise.
+struct Dequantize {
+  DType payload = DType::f8e4m3;  // or u8: two e2m1 a byte, the first in the low half
+  DType scale = DType::f32;       // f16, bf16, or u8: exponents e8m0
+  DType result = DType::bf16;     // or f32, f16; of Read::element_bytes
+  int scale_file = -1;            // index into plan.files
+  std::string scale_tensor;       // for messages
+  int64_t scale_offset = 0;       // bytes in the file, of the matrix's first group
+  int64_t scale_pitch = 0;        // from one row of groups to the next, bytes
+  int64_t group_rows = 1, group_columns = 1;
+  int64_t first_row = 0, row_step = 1;
+  int64_t first_column = 0, column_step = 1;
+  bool operator==(const Dequantize&) const = default;
+};
+
 /// Part of a checkpoint tensor into a parameter: `rows` runs of `row_bytes`, `from_pitch` apart in
 /// the file and `to_pitch` apart in memory. With `transpose_rows` > 0 (then equal to rows) element
 /// (r, c) of the source goes to (c, r): `to_pitch` is then from one column of the source to the
-/// next.
+/// next. With `dequantize`, `from_offset` is where the whole payload matrix begins, `from_pitch`
+/// from one of its rows to the next, and `from_stride` 0; `row_bytes` and `element_bytes` are the
+/// result's.
 struct Read {
   int file = -1;            // index into plan.files
   std::string tensor;       // for messages
@@ -137,6 +157,7 @@ struct Read {
   int64_t row_bytes = 0;
   int64_t transpose_rows = 0;
   int64_t element_bytes = 2;
+  std::optional<Dequantize> dequantize = {};
   bool operator==(const Read&) const = default;
 };
 

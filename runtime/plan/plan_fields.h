@@ -115,6 +115,22 @@ void describe(V& v, Constant& c) {
   v("values", c.values);
 }
 template <class V>
+void describe(V& v, Dequantize& d) {
+  v("payload", d.payload);
+  v("scale", d.scale);
+  v("result", d.result);
+  v("scale_file", d.scale_file);
+  v("scale_tensor", d.scale_tensor);
+  v("scale_offset", d.scale_offset);
+  v("scale_pitch", d.scale_pitch);
+  v("group_rows", d.group_rows);
+  v("group_columns", d.group_columns);
+  v("first_row", d.first_row);
+  v("row_step", d.row_step);
+  v("first_column", d.first_column);
+  v("column_step", d.column_step);
+}
+template <class V>
 void describe(V& v, Read& r) {
   v("file", r.file);
   v("tensor", r.tensor);
@@ -127,6 +143,7 @@ void describe(V& v, Read& r) {
   v("from_stride", r.from_stride);
   v("transpose_rows", r.transpose_rows);
   v("element_bytes", r.element_bytes);
+  v("dequantize", r.dequantize);
 }
 template <class V>
 void describe(V& v, Step& s) {
@@ -182,6 +199,11 @@ template <class T>
 struct IsSequence : std::false_type {};
 template <class T>
 struct IsSequence<std::vector<T>> : std::true_type {};
+/// null where there is none.
+template <class T>
+struct IsOptional : std::false_type {};
+template <class T>
+struct IsOptional<std::optional<T>> : std::true_type {};
 template <class T, size_t N>
 struct IsSequence<std::array<T, N>> : std::true_type {};
 

@@ -119,6 +119,8 @@ class Writer {
         separator = kOneALine<Item> ? ",\n" : ", ";
       }
       out_ += kOneALine<Item> && !value.empty() ? "\n]" : "]";
+    } else if constexpr (IsOptional<T>::value) {
+      value ? put(*value) : void(out_ += "null");
     } else {
       out_ += '{';
       first_ = true;

@@ -234,6 +234,9 @@ void read(const Json& json, const Path& path, T& value) {
       fail(path, fmt::format("has {} entries, expected {}", json.size(), value.size()));
     }
     for (size_t i = 0; i < json.size(); ++i) read(json[i], Path{&path, nullptr, i}, value[i]);
+  } else if constexpr (IsOptional<T>::value) {
+    value.reset();
+    if (!json.is_null()) read(json, path, value.emplace());
   } else {
     Reader reader(json, path);
     describe(reader, value);

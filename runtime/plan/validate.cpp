@@ -433,7 +433,8 @@ class Validator {
   int64_t product(const std::string& field, std::initializer_list<int64_t> factors) const {
     int64_t result = 1;
     for (const int64_t f : factors) {
-      if (__builtin_mul_overflow(result, f, &result)) fail(field, "its size overflows");
+      if (__builtin_mul_overflow(result, f, &result) || result > kMaxBytes)
+        fail(field, "its size overflows");
     }
     return result;
   }
@@ -461,32 +462,72 @@ class Validator {
     if (r.row_bytes % e != 0)
       fail("row_bytes", "{} is no multiple of element_bytes {}", r.row_bytes, e);
     if (r.from_stride != 0) in("from_stride", r.from_stride, e, kMaxBytes);
-    // Bytes of the file from the first to the last of a row.
     const int64_t columns = r.row_bytes / e;
-    const int64_t span = r.from_stride == 0 || columns == 0
-                             ? r.row_bytes
-                             : product("from_stride", {columns - 1, r.from_stride}) + e;
     int64_t to_end = 0;
     if (r.transpose_rows != 0) {
-      if (r.transpose_rows != r.rows || r.from_pitch < span || r.to_pitch < r.rows * e ||
-          r.to_pitch % e != 0) {
-        fail("transpose_rows", "{} does not fit {} rows of {} bytes (pitches {} and {})",
-             r.transpose_rows, r.rows, r.row_bytes, r.from_pitch, r.to_pitch);
+      if (r.transpose_rows != r.rows || r.to_pitch < r.rows * e || r.to_pitch % e != 0) {
+        fail("transpose_rows", "{} does not fit {} rows of {} bytes (pitch {})", r.transpose_rows,
+             r.rows, r.row_bytes, r.to_pitch);
       }
       to_end = columns == 0 ? 0 : product("to", {columns - 1, r.to_pitch}) + r.rows * e;
     } else {
-      in("from_pitch", r.from_pitch, span, kMaxBytes);
       in("to_pitch", r.to_pitch, r.row_bytes, kMaxBytes);
       to_end = r.rows == 0 ? 0 : product("to", {r.rows - 1, r.to_pitch}) + r.row_bytes;
     }
-    const int64_t from_end =
-        r.rows == 0 ? 0 : product("from_pitch", {r.rows - 1, r.from_pitch}) + span;
-    const PlanFile& file = plan_.files[r.file];
-    if (from_end > file.size - r.from_offset) {
-      fail("from_offset", "tensor '{}' would be read up to byte {} of {}, which has {}", r.tensor,
-           from_end + r.from_offset, file.name, file.size);
-    }
     need("to", r.to, to_end);
+    if (r.dequantize) return check(r, *r.dequantize);
+    // Bytes of the file from the first to the last of a row.
+    const int64_t span = r.from_stride == 0 || columns == 0
+                             ? r.row_bytes
+                             : product("from_stride", {columns - 1, r.from_stride}) + e;
+    in("from_pitch", r.from_pitch, span, kMaxBytes);
+    const int64_t bytes =
+        r.rows == 0 ? 0 : product("from_pitch", {r.rows - 1, r.from_pitch}) + span;
+    check_in_file("from_offset", r.file, r.tensor, r.from_offset, bytes);
+  }
+
+  void check(const Read& r, const Dequantize& d) {
+    const auto real = [](DType t) {
+      return t == DType::f32 || t == DType::f16 || t == DType::bf16;
+    };
+    const bool pairs = d.payload == DType::u8;
+    if (!pairs && d.payload != DType::f8e4m3)
+      fail("dequantize.payload", "{} is not f8e4m3 or u8", dtype_name(d.payload));
+    if (!real(d.scale) && d.scale != DType::u8)
+      fail("dequantize.scale", "{} is not f32, f16, bf16 or u8", dtype_name(d.scale));
+    if (!real(d.result) || dtype_bytes(d.result) != r.element_bytes) {
+      fail("dequantize.result", "{} does not have {} bytes", dtype_name(d.result), r.element_bytes);
+    }
+    if (r.from_stride != 0) fail("from_stride", "{} stands beside dequantize", r.from_stride);
+    check_index("dequantize.scale_file", d.scale_file, plan_.files.size(), "files");
+    in("dequantize.group_rows", d.group_rows, 1, kMaxCount);
+    in("dequantize.group_columns", d.group_columns, 1, kMaxCount);
+    in("dequantize.first_row", d.first_row, 0, kMaxCount);
+    in("dequantize.first_column", d.first_column, 0, kMaxCount);
+    in("dequantize.row_step", d.row_step, 1, kMaxCount);
+    in("dequantize.column_step", d.column_step, 1, kMaxCount);
+    in("dequantize.scale_offset", d.scale_offset, 0, kMaxBytes);
+    const int64_t columns = r.row_bytes / r.element_bytes;
+    if (r.rows == 0 || columns == 0) return;
+    const int64_t n = product("rows", {r.rows - 1, d.row_step}) + d.first_row;
+    const int64_t k = product("row_bytes", {columns - 1, d.column_step}) + d.first_column;
+    const int64_t payload_row = pairs ? k / 2 + 1 : k + 1;
+    const int64_t scale_row = (k / d.group_columns + 1) * dtype_bytes(d.scale);
+    in("from_pitch", r.from_pitch, payload_row, kMaxBytes);
+    in("dequantize.scale_pitch", d.scale_pitch, scale_row, kMaxBytes);
+    check_in_file("from_offset", r.file, r.tensor, r.from_offset,
+                  product("from_pitch", {n, r.from_pitch}) + payload_row);
+    check_in_file("dequantize.scale_offset", d.scale_file, d.scale_tensor, d.scale_offset,
+                  product("dequantize.scale_pitch", {n / d.group_rows, d.scale_pitch}) + scale_row);
+  }
+
+  void check_in_file(const std::string& field, int index, const std::string& tensor, int64_t begin,
+                     int64_t bytes) {
+    const PlanFile& file = plan_.files[static_cast<size_t>(index)];
+    if (bytes > file.size - begin) {
+      fail(field, "tensor '{}' would be read up to byte {} of {}, which has {}", tensor,
+           bytes + begin, file.name, file.size);
+    }
   }
 
   const Plan& plan_;

@@ -50,5 +50,25 @@ TEST(Types, F16IsIeeeHalf) {
   EXPECT_TRUE(std::isnan(f32_from_f16(f16_from_f32(std::nanf("")))));
 }
 
+TEST(Types, ElementsOfQuantisedWeights) {
+  EXPECT_EQ(f32_from_f8e4m3(0x38), 1);
+  EXPECT_EQ(f32_from_f8e4m3(0xbc), -1.5f);
+  EXPECT_EQ(f32_from_f8e4m3(0x7e), 448);
+  EXPECT_EQ(f32_from_f8e4m3(0x01), 0x1p-9f);
+  EXPECT_EQ(f32_from_f8e4m3(0x07), 7 * 0x1p-9f);
+  EXPECT_EQ(f32_from_f8e4m3(0x08), 0x1p-6f);
+  EXPECT_TRUE(std::signbit(f32_from_f8e4m3(0x80)));
+  EXPECT_TRUE(std::isnan(f32_from_f8e4m3(0x7f)) && std::isnan(f32_from_f8e4m3(0xff)));
+  const float magnitudes[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+  for (uint8_t i = 0; i < 8; ++i) {
+    EXPECT_EQ(f32_from_e2m1(i), magnitudes[i]);
+    EXPECT_EQ(f32_from_e2m1(0xf8 | i), -magnitudes[i]);  // the upper half is not its
+  }
+  EXPECT_EQ(f32_from_e8m0(127), 1);
+  EXPECT_EQ(f32_from_e8m0(0), 0x1p-127f);
+  EXPECT_EQ(f32_from_e8m0(254), 0x1p127f);
+  EXPECT_TRUE(std::isnan(f32_from_e8m0(255)));
+}
+
 }  // namespace
 }  // namespace shunt

@@ -1,5 +1,5 @@
 // gpt-oss (20b, 120b): attention sinks, sliding and full layers in turn, biases everywhere, a
-// clamped SwiGLU, gate and up columns interleaved.
+// clamped SwiGLU, gate and up columns interleaved; experts also as mxfp4, whose rows are.
 #include <fmt/format.h>
 
 #include "frontends/hf/common.h"
@@ -48,7 +48,11 @@ Architecture read_gpt_oss(const Config& config) {
   names.gate_up_bias = "mlp.experts.gate_up_proj_bias";
   names.down_bias = "mlp.experts.down_proj_bias";
   names.layout = MoeNames::Layout::interleaved;
-  a.names.moe = {names};
+  MoeNames packed = names;  // as published
+  packed.gate_up += "_blocks";
+  packed.down += "_blocks";
+  packed.layout = MoeNames::Layout::interleaved_rows;
+  a.names.moe = {names, packed};
   return a;
 }
 

@@ -187,7 +187,8 @@ TEST(EmitCpu, EveryOpOfAStepHasARow) {
     rows.insert(row.op);
     EXPECT_TRUE(row.name.ends_with(".cpu")) << row.name;
   }
-  for (OpKind load : {OpKind::checkpoint, OpKind::constant, OpKind::store, OpKind::reshape})
+  for (OpKind load :
+       {OpKind::checkpoint, OpKind::dequantize, OpKind::constant, OpKind::store, OpKind::reshape})
     rows.insert(load);
 #define SHUNT_EXPECT_ROW(name, attrs) EXPECT_TRUE(rows.contains(OpKind::name)) << #name;
   SHUNT_OPS(SHUNT_EXPECT_ROW)

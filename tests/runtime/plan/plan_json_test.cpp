@@ -43,6 +43,9 @@ Plan every_kind() {
   s.bytes = DimExpr::parse("ceildiv(8*T,128)*4");
   s.what = Read{0, "a.weight", 100, 8, 4, test::TinyPlan::buffer(0), 8, 3, 8, 0, 4};
   load.steps.push_back(s);
+  std::get<Read>(s.what).dequantize =
+      Dequantize{DType::u8, DType::u8, DType::bf16, 0, "a.scales", 7, 9, 1, 32, 5, 2, 64, 3};
+  load.steps.push_back(s);
   Launch l;
   l.kernel = 0;
   l.grid = {DimExpr(Dim::symbol("T")), DimExpr(2), DimExpr::min(Dim::symbol("T"), DimExpr(7))};
@@ -94,7 +97,7 @@ TEST(PlanJson, RoundTrip) {
 
 TEST(PlanJson, SignOfZeroSurvives) {
   const Plan back = plan_from_json(to_json(every_kind()));
-  const auto& launch = std::get<Launch>(back.programs[0].steps[3].what);
+  const auto& launch = std::get<Launch>(back.programs[0].steps[4].what);
   EXPECT_FALSE(std::signbit(launch.args[3].number));
   EXPECT_TRUE(std::signbit(launch.args[4].number));
 }

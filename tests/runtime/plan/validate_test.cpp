@@ -324,6 +324,31 @@ TEST(Validate, Reads) {
   expect_error(edit([](Read& r) { r.transpose_rows = 3; }),
                "transpose_rows (read at ): 3 does not fit");
   EXPECT_EQ(error_of(edit([](Read& r) { r.transpose_rows = 4, r.to_pitch = 8; })), "(valid)");
+  const auto quantised = [&](const std::function<void(Read&, Dequantize&)>& f) {
+    return edit([&](Read& r) {
+      // 4 rows of 32 elements of 2 bytes; the file has 1000 bytes.
+      r.from_offset = 100, r.from_pitch = 40, r.dequantize.emplace();
+      r.dequantize->scale_file = 0, r.dequantize->scale_offset = 900,
+      r.dequantize->scale_pitch = 12;
+      r.dequantize->group_rows = 2, r.dequantize->group_columns = 16;
+      f(r, *r.dequantize);
+    });
+  };
+  EXPECT_EQ(error_of(quantised([](Read&, Dequantize&) {})), "(valid)");
+  EXPECT_EQ(error_of(quantised([](Read&, Dequantize& d) { d.first_column = 8; })), "(valid)");
+  expect_error(quantised([](Read&, Dequantize& d) { d.first_column = 9; }), "from_pitch");
+  expect_error(quantised([](Read&, Dequantize& d) { d.first_row = 1 << 20; }), "from_offset");
+  expect_error(quantised([](Read&, Dequantize& d) { d.row_step = 200; }), "from_offset");
+  expect_error(quantised([](Read&, Dequantize& d) { d.scale_offset = 990; }),
+               "dequantize.scale_offset");
+  expect_error(quantised([](Read&, Dequantize& d) { d.scale_pitch = 7; }),
+               "dequantize.scale_pitch");
+  expect_error(quantised([](Read&, Dequantize& d) { d.group_rows = 0; }), "dequantize.group_rows");
+  expect_error(quantised([](Read&, Dequantize& d) { d.scale_file = 1; }), "dequantize.scale_file");
+  expect_error(quantised([](Read&, Dequantize& d) { d.payload = DType::bf16; }),
+               "dequantize.payload");
+  expect_error(quantised([](Read&, Dequantize& d) { d.result = DType::f32; }), "dequantize.result");
+  expect_error(quantised([](Read& r, Dequantize&) { r.from_stride = 4; }), "from_stride");
   Plan plan = with_read([](Plan&, Read&) {});
   plan.programs[1].steps.push_back(plan.programs[0].steps.back());
   expect_error(plan, "only the load program");

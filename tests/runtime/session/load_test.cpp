@@ -126,6 +126,62 @@ TEST_F(LoadTest, Transposes) {
   }
 }
 
+/// Element (n, k) of the matrix that `r` reads, straight from the file's bytes.
+float element(const Read& r, const std::string& file, int64_t n, int64_t k) {
+  const Dequantize& d = *r.dequantize;
+  const auto byte = [&](int64_t at) { return static_cast<uint8_t>(file[static_cast<size_t>(at)]); };
+  const int64_t row = r.from_offset + n * r.from_pitch;
+  const float x = d.payload == DType::f8e4m3 ? f32_from_f8e4m3(byte(row + k))
+                                             : f32_from_e2m1(byte(row + k / 2) >> (k % 2 * 4));
+  const int64_t at = d.scale_offset + n / d.group_rows * d.scale_pitch +
+                     k / d.group_columns * dtype_bytes(d.scale);
+  if (d.scale == DType::u8) return x * f32_from_e8m0(byte(at));
+  return x * floats_from(
+                 std::as_bytes(std::span(file))
+                     .subspan(static_cast<size_t>(at), static_cast<size_t>(dtype_bytes(d.scale))),
+                 d.scale)[0];
+}
+
+TEST_F(LoadTest, QuantisedMatrices) {
+  make(40000);
+  for (char& c : data_) c = static_cast<char>(c & 0x3f);  // no NaN, scales of a sane size
+  std::fstream(directory_ / "model.safetensors", std::ios::in | std::ios::out | std::ios::binary)
+      .seekp(begin_)
+      .write(data_.data(), static_cast<std::streamsize>(data_.size()));
+  for (const auto& [payload, scale, group_rows, group_columns] :
+       {std::tuple{DType::f8e4m3, DType::f32, 16, 12},
+        {DType::f8e4m3, DType::bf16, 128, 128},
+        {DType::u8, DType::u8, 1, 32}}) {
+    for (const DType result : {DType::bf16, DType::f32}) {
+      for (const int64_t step : {1, 3}) {
+        for (const bool transposed : {false, true}) {
+          const int64_t rows = 33, columns = 29, e = dtype_bytes(result);
+          Read r = rows_of(rows, columns * e, 130, transposed ? rows * e + 6 * e : columns * e + 4);
+          if (transposed) r.transpose_rows = rows;
+          r.element_bytes = e;
+          r.dequantize =
+              Dequantize{payload,       scale, result, 0, "s", 20000 + begin_, 60, group_rows,
+                         group_columns, 5,     step,   7, step};
+          const std::string to = load(r, 40000);
+          r.dequantize->scale_offset -= begin_;
+          for (int64_t i = 0; i < rows; ++i) {
+            for (int64_t c = 0; c < columns; ++c) {
+              const float want = element(r, data_, 5 + i * step, 7 + c * step);
+              const int64_t at = transposed ? c * r.to_pitch + i * e : i * r.to_pitch + c * e;
+              const float got =
+                  floats_from(std::as_bytes(std::span(to))
+                                  .subspan(static_cast<size_t>(at), static_cast<size_t>(e)),
+                              result)[0];
+              ASSERT_EQ(got, result == DType::f32 ? want : f32_from_bf16(bf16_from_f32(want)))
+                  << i << " " << c;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_F(LoadTest, NothingToRead) {
   make(16);
   WeightLoader loader(files_, directory_, -1, 4);

@@ -1,0 +1,125 @@
+// Checkpoints with quantised weights (tests/data/quantised, made by make.py there) against what
+// they expand to in bf16, and what is refused.
+#include "frontends/quantization.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/frontends/cpu_model.h"
+#include "tests/frontends/model_dir.h"
+
+namespace shunt {
+namespace {
+
+const std::filesystem::path kFolder =
+    std::filesystem::path(SHUNT_SOURCE_DIR) / "tests/data/quantised";
+
+class Quantised : public testing::TestWithParam<std::pair<const char*, const char*>> {};
+
+TEST_P(Quantised, logits_are_those_of_the_expanded_checkpoint) {
+  const std::vector<int32_t> ids = some_ids(24, 64);
+  const auto [quantised, expanded] = GetParam();
+  const Matrix want = logits_of(kFolder / expanded, ids);
+  EXPECT_EQ(logits_of(kFolder / quantised, ids).data, want.data);
+  for (const bool after_passes : {false, true}) {
+    const auto evaluate = [&](const char* name) {
+      return logits_of(*make_reference_runner(small_cpu_options(kFolder / name), after_passes, 16),
+                       ids);
+    };
+    EXPECT_EQ(evaluate(quantised).data, evaluate(expanded).data);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Checkpoints, Quantised,
+                         testing::Values(std::pair{"gpt_oss_mxfp4", "gpt_oss_bf16"},
+                                         std::pair{"deepseek_v3_fp8", "deepseek_v3_bf16"}),
+                         [](const auto& info) { return std::string(info.param.first); });
+
+std::string import_with(const std::string& name, const std::map<std::string, std::string>& edits) {
+  const ModelDir dir(edited(test_data("quantised/" + name + "/config.json"), edits));
+  dir.write("model.safetensors", test_data("quantised/" + name + "/model.safetensors"));
+  return user_error_of([&] { dir.import(); });
+}
+
+void expect_error(const std::string& error, const std::string& part) {
+  EXPECT_NE(error.find(part), std::string::npos) << error << "\nhas not: " << part;
+}
+
+TEST(Quantization, payload_and_scales_are_one_weight_of_the_graph) {
+  const ModelDir dir(test_data("quantised/deepseek_v3_fp8/config.json"));
+  dir.write("model.safetensors", test_data("quantised/deepseek_v3_fp8/model.safetensors"));
+  const std::string text = ir::print(*dir.import().module);
+  for (const char* line :
+       {"checkpoint {tensor = \"model.layers.1.mlp.experts.*.down_proj.weight\", stack = 4, dtype "
+        "= "
+        "f8e4m3, shape = [4, 144, 40]} : f8e4m3[4, 144, 40]",
+        "checkpoint {tensor = \"model.layers.1.mlp.experts.*.down_proj.weight_scale_inv\", stack = "
+        "4, "
+        "dtype = f32, shape = [4, 2, 1]} : f32[4, 2, 1]",
+        "{group_rows = 128, group_columns = 128} : bf16[4, 144, 40]"}) {
+    EXPECT_NE(text.find(line), std::string::npos) << line;
+  }
+}
+
+TEST(Quantization, other_methods_are_refused_by_name) {
+  const auto error = [](const std::string& config) {
+    return import_with("gpt_oss_mxfp4", {{"quantization_config", config}});
+  };
+  expect_error(error(R"({"quant_method": "gptq", "bits": 4})"),
+               "key 'quantization_config.quant_method': 'gptq' is not supported; Shunt reads fp8");
+  expect_error(error(R"({"quant_method": "compressed-tensors"})"), "'compressed-tensors'");
+  expect_error(error(R"({"bits": 4})"), "key 'quantization_config.quant_method': is missing");
+  expect_error(error(R"({"quant_method": "mxfp4", "group_size": 64})"),
+               "key 'quantization_config.group_size' is not understood");
+  expect_error(error(R"({"quant_method": "fp8"})"),
+               "key 'quantization_config.weight_block_size': is missing");
+  expect_error(error(R"({"quant_method": "fp8", "weight_block_size": [128]})"), "is not a pair");
+  expect_error(error(R"({"quant_method": "fp8", "weight_block_size": [128, 128], "fmt": "e5m2"})"),
+               "quantization_config.fmt': is not e4m3");
+  expect_error(error(R"({"quant_method": "fp8", "weight_block_size": [128, 128],
+                         "activation_scheme": "static"})"),
+               "quantization_config.activation_scheme': is not dynamic");
+  expect_error(import_with("gpt_oss_bf16", {{"compression_config", R"({"format": "int"})"}}),
+               "compressed-tensors");
+}
+
+TEST(Quantization, config_and_tensors_must_agree) {
+  expect_error(import_with("deepseek_v3_fp8", {{"quantization_config", ""}}),
+               "is f8e4m3, and config.json has no quantization_config");
+  expect_error(import_with("gpt_oss_mxfp4", {{"quantization_config", ""}}),
+               "is packed, and config.json has no quantization_config with quant_method mxfp4");
+  expect_error(
+      import_with("deepseek_v3_fp8", {{"quantization_config",
+                                       R"({"quant_method": "fp8", "weight_block_size": [128, 128],
+                                 "modules_to_not_convert": ["model.layers.1.mlp"]})"}}),
+      "mlp.experts.0.gate_proj.weight' is f8e4m3, but modules_to_not_convert");
+  expect_error(import_with("deepseek_v3_fp8",
+                           {{"quantization_config",
+                             R"({"quant_method": "fp8", "weight_block_size": [64, 128]})"}}),
+               "_scale_inv' has shape");
+}
+
+TEST(Quantization, scales_must_be_there) {
+  const std::string text = test_data("quantised/deepseek_v3_fp8/model.safetensors");
+  const ModelDir dir(test_data("quantised/deepseek_v3_fp8/config.json"));
+  std::string renamed = text;
+  renamed.replace(renamed.find("q_a_proj.weight_scale_inv"), 25, "q_a_proj.weight_scale_inw");
+  dir.write("model.safetensors", renamed);
+  expect_error(
+      user_error_of([&] { dir.import(); }),
+      "tensor 'model.layers.0.self_attn.q_a_proj.weight_scale_inv' is missing: the model needs "
+      "it with shape [1, 2]");
+}
+
+TEST(Quantization, modules_left_out) {
+  Quantization q;
+  q.left_out = {"lm_head", "model.layers.*.self_attn", "gate"};
+  EXPECT_TRUE(leaves_out(q, "lm_head.weight"));
+  EXPECT_TRUE(leaves_out(q, "model.layers.3.self_attn.q_proj.weight"));
+  EXPECT_TRUE(leaves_out(q, "model.layers.3.mlp.gate.weight"));
+  EXPECT_FALSE(leaves_out(q, "model.layers.3.mlp.gate_proj.weight"));
+  EXPECT_FALSE(leaves_out(q, "model.layers.3.self_attention.weight"));
+  EXPECT_FALSE(leaves_out(q, "model.lm_head_norm.weight"));
+}
+
+}  // namespace
+}  // namespace shunt
