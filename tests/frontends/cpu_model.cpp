@@ -11,7 +11,7 @@ namespace shunt {
 namespace fs = std::filesystem;
 
 namespace {
-constexpr int64_t kMaxLength = 64, kMaxSequences = 4;
+constexpr int64_t kMaxLength = 128, kMaxSequences = 4, kPage = 64;
 }
 
 CompileOptions small_cpu_options(const fs::path& model_dir, std::vector<std::string>* warnings) {
@@ -35,7 +35,7 @@ CpuModel::CpuModel(const CompileOptions& options) {
   static std::atomic<int> next{0};
   plan_ = fs::temp_directory_path() / fmt::format("shunt_cpu_model_{}_{}", getpid(), next++);
   write_plan(compile(options), plan_);
-  runner_ = make_plan_runner(plan_, kMaxSequences * kMaxLength / 16);
+  runner_ = make_plan_runner(plan_, kMaxSequences * kMaxLength / kPage);
 }
 
 CpuModel::~CpuModel() {
