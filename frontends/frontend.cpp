@@ -9,10 +9,12 @@
 #include <set>
 
 #include "frontends/builder.h"
+#include "frontends/checkpoint_names.h"
 #include "frontends/deepspeed/shards.h"
 #include "frontends/import.h"
 #include "ir/error.h"
 #include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/strict_json.h"
 
 namespace shunt {
 
@@ -126,9 +128,37 @@ std::string remark(const std::string& what, const std::vector<std::string>& name
 
 namespace {
 
-ImportedModel import_architecture(const hf::Config& config, const Architecture& arch,
+/// Code in the directory, by name.
+std::vector<std::string> code_files(const std::filesystem::path& directory) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
+    if (entry.path().extension() == ".py") names.push_back(entry.path().filename().string());
+  }
+  std::ranges::sort(names);
+  return names;
+}
+
+/// A tensor that would belong to the model and that its description does not know is an error; one
+/// of another part (a vision tower) deserves a remark.
+void check_unused(const Architecture& arch, const FrontendOptions& options,
+                  const Checkpoint& checkpoint, const std::vector<std::string>& unused) {
+  std::vector<std::string> own;
+  std::ranges::copy_if(unused, std::back_inserter(own),
+                       [&](const std::string& name) { return belongs_to_model(arch.names, name); });
+  if (own.empty() || options.allow_unused_tensors) return;
+  user_error(
+      "{}: tensor {}{} is not used by family '{}' and could change the result; if it is no part of "
+      "the model, pass --allow-unused-tensors",
+      checkpoint.directory, quote_name(own[0]),
+      own.size() > 1 ? fmt::format(" (and {} more)", own.size() - 1) : "", arch.family);
+}
+
+ImportedModel import_architecture(const hf::Config& config, const Architecture& description,
                                   const FrontendOptions& options, const Checkpoint* checkpoint,
                                   TensorSource* source) {
+  Architecture arch = description;
+  if (checkpoint != nullptr && source == nullptr) match_names(arch, *checkpoint);
   ImportedModel model;
   model.facts = read_facts(config, options, arch);
   model.ignored_keys = config.finish(arch.family);
@@ -138,6 +168,12 @@ ImportedModel import_architecture(const hf::Config& config, const Architecture& 
                                    {model.limits, model.activation, options.force_routing, source});
   model.module = std::move(built.module);
   model.unused_tensors = std::move(built.unused_tensors);
+  if (checkpoint != nullptr && source == nullptr)
+    check_unused(arch, options, *checkpoint, model.unused_tensors);
+  if (const auto code = code_files(options.model_dir); !code.empty()) {
+    model.warnings.push_back(
+        remark(options.model_dir.string() + ": code is never run: ignored", code));
+  }
   if (!model.ignored_keys.empty()) {
     model.warnings.push_back(remark(config.file() + ": ignored", model.ignored_keys));
   }

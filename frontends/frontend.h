@@ -35,6 +35,8 @@ struct FrontendOptions {
   int64_t page_size = 64;              // tokens of a page of KV state
   /// Parameters are random numbers of the config's dtype; no checkpoint is needed.
   bool dummy_weights = false;
+  /// Tensors that lie among the model's own and that nothing asks for are no error.
+  bool allow_unused_tensors = false;
   /// Adds an input forced.N : i32[T, k] for MoE layer N. Row t with forced.N[t, 0] >= 0 is routed
   /// to these experts.
   bool force_routing = false;

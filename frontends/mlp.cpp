@@ -67,7 +67,9 @@ class MoeBuilder {
     SHUNT_CHECK(!p_.names.moe.empty(), "family {} has MoE layers and no names for them",
                 ctx_.arch.family);
     for (const MoeNames& names : p_.names.moe) {
-      if (ctx_.weights.has(p_.tensor(names.down)) && ctx_.weights.has(p_.tensor(names.router)))
+      const auto has = [&](const std::string& name) { return ctx_.weights.has(p_.tensor(name)); };
+      if (has(names.down) && has(names.router) &&
+          (!moe_.selection_bias || has(names.selection_bias)))
         return names;
     }
     return p_.names.moe.front();

@@ -41,6 +41,8 @@ void CompileFlags::add_to(CLI::App* command) {
       ->check(count);
   command->add_flag("--dummy-weights", options.dummy_weights,
                     "random weights; needs only config.json");
+  command->add_flag("--allow-unused-tensors", options.allow_unused_tensors,
+                    "tensors among the model's own that nothing asks for are no error");
 }
 
 void CompileFlags::add_model_dir(CLI::App* command) {
@@ -80,6 +82,7 @@ Plan CompileFlags::load(const std::filesystem::path& directory) const {
                      : options.max_num_seqs != 0           ? "--max-num-seqs"
                      : options.max_num_batched_tokens != 0 ? "--max-num-batched-tokens"
                      : options.dummy_weights               ? "--dummy-weights"
+                     : options.allow_unused_tensors        ? "--allow-unused-tensors"
                                                            : nullptr;
   if (flag != nullptr) {
     user_error(

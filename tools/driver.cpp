@@ -78,6 +78,7 @@ Imported import(const CompileOptions& options) {
   f.max_logit_rows = options.max_logit_rows;
   f.dummy_weights = options.dummy_weights;
   f.force_routing = options.force_routing;
+  f.allow_unused_tensors = options.allow_unused_tensors;
   in.model = import_model(f, in.checkpoint ? &*in.checkpoint : nullptr);
   if (options.on_warning) {
     for (const std::string& w : in.model.warnings) options.on_warning(w);
@@ -204,8 +205,9 @@ std::string plan_key(const CompileOptions& o) {
   const fs::path exe = fs::read_symlink("/proc/self/exe");
   add(fmt::format("{} {} {} {}", SHUNT_VERSION, kPlanFormat, fs::file_size(exe),
                   fs::last_write_time(exe).time_since_epoch().count()));
-  add(fmt::format("{} {} {} {} {} {} {} {}", o.target, o.dtype, o.max_model_len, o.max_num_seqs,
-                  o.max_num_batched_tokens, o.max_logit_rows, o.dummy_weights, o.force_routing));
+  add(fmt::format("{} {} {} {} {} {} {} {} {}", o.target, o.dtype, o.max_model_len, o.max_num_seqs,
+                  o.max_num_batched_tokens, o.max_logit_rows, o.dummy_weights, o.force_routing,
+                  o.allow_unused_tensors));
   add(fs::canonical(o.model_dir).string());
   for (const char* name : {"config.json", "generation_config.json", "ds_inference_config.json"}) {
     std::ifstream file(o.model_dir / name, std::ios::binary);

@@ -30,6 +30,7 @@ struct CompileOptions {
   int64_t max_logit_rows = 0;
   bool dummy_weights = false;             // config.json is enough; random weights
   bool force_routing = false;             // adds the forced.N inputs that `verify` uses
+  bool allow_unused_tensors = false;      // FrontendOptions'
   std::filesystem::path dump_phases_to;   // a .mir file a pass; empty: none
   std::filesystem::path dump_kernels_to;  // .cu and .cubin of every kernel; empty: none
   std::filesystem::path cache_dir;        // empty: default_cache_dir()

@@ -185,8 +185,8 @@ MoeMlp read_moe(const Config& config, const char* width_key) {
   MoeMlp moe;
   moe.experts = config.integer(
       {"num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"}, 1, kMaxExperts);
-  const Config::Keys k_keys = {"num_experts_per_tok", "moe_k", "moe_topk", "experts_per_token",
-                               "moe_top_k"};
+  const Config::Keys k_keys = {"num_experts_per_tok", "moe_k",     "moe_topk",
+                               "experts_per_token",   "moe_top_k", "top_k_experts"};
   moe.gate.k = config.integer(k_keys, 1, kMaxExperts);
   if (moe.gate.k > moe.experts) {
     config.fail("num_experts_per_tok",
@@ -221,7 +221,9 @@ void read_deepseek_moe(const Config& config, Layer layer, Architecture& a,
     }
   }
   moe.selection_bias = true;
-  const int64_t shared = config.integer_or({"n_shared_experts"}, defaults.shared, 0, kMaxExperts);
+  const int64_t shared =
+      config.integer_or({"n_shared_experts", "moe_num_shared_experts", "num_shared_experts"},
+                        defaults.shared, 0, kMaxExperts);
   if (shared > 0) moe.shared = DenseMlp{moe.width * shared, moe.activation, true, false};
   const int64_t layers = read_layer_count(config);
   const int64_t first =

@@ -188,7 +188,11 @@ Rope read_rope(const Config& config, const Architecture& decoder, int64_t head_d
     config.fail(
         key, fmt::format("lets {} of the {} elements of a head rotate", rope.rotary_dim, head_dim));
   }
-  if (scaling) RopeReader(config, *scaling, decoder.max_positions, rope).read();
+  if (scaling) {
+    RopeReader(config, *scaling, decoder.max_positions, rope).read();
+  } else {  // says nothing without a scaling
+    config.integer_or({"original_max_position_embeddings"}, 0, 1, kMaxPositions);
+  }
   return rope;
 }
 

@@ -61,10 +61,14 @@ TEST_F(CheckpointNeeds, nothing_more) {
   Tensors tensors = tensors_of("llama");
   tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = {DType::f32, {8}};
   EXPECT_TRUE(import("llama", tensors).warnings.empty());
-  tensors["model.layers.0.self_attn.sinks"] = {DType::f32, {4}};
+  tensors["multi_modal_projector.weight"] = {DType::f32, {4}};
   const ImportedModel model = import("llama", tensors);
-  EXPECT_EQ(model.unused_tensors, (std::vector<std::string>{"model.layers.0.self_attn.sinks"}));
+  EXPECT_EQ(model.unused_tensors, (std::vector<std::string>{"multi_modal_projector.weight"}));
   EXPECT_EQ(model.warnings.size(), 1u);
+  tensors["model.layers.0.self_attn.sinks"] = {DType::f32, {4}};
+  EXPECT_NE(error("llama", tensors)
+                .find("tensor 'model.layers.0.self_attn.sinks' is not used by family 'llama'"),
+            std::string::npos);
 }
 
 TEST_F(CheckpointNeeds, no_head_of_its_own_with_tied_embeddings) {

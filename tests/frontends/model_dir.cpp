@@ -5,9 +5,11 @@
 #include <atomic>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <sstream>
 
 #include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/file_reader.h"
 
 namespace shunt {
 
@@ -31,24 +33,47 @@ void ModelDir::write(const std::string& file, const std::string& text) const {
 }
 
 void ModelDir::write_tensors(const std::map<std::string, FakeTensor>& tensors) const {
-  json header = json::object();
-  int64_t offset = 0;
+  StoredTensors zeros;
   for (const auto& [name, tensor] : tensors) {
     int64_t bytes = dtype_bytes(tensor.dtype);
     for (const int64_t size : tensor.shape) bytes *= size;
-    const std::map<DType, std::string> names = {
-        {DType::bf16, "BF16"}, {DType::f16, "F16"}, {DType::f32, "F32"}, {DType::i64, "I64"}};
+    zeros[name] = {tensor.dtype, tensor.shape, std::string(static_cast<size_t>(bytes), '\0')};
+  }
+  write_tensors(zeros);
+}
+
+void ModelDir::write_tensors(const StoredTensors& tensors) const {
+  json header = json::object();
+  size_t offset = 0;
+  std::string data;
+  for (const auto& [name, tensor] : tensors) {
+    const std::map<DType, std::string> names = {{DType::bf16, "BF16"}, {DType::f16, "F16"},
+                                                {DType::f32, "F32"},   {DType::i64, "I64"},
+                                                {DType::u8, "U8"},     {DType::f8e4m3, "F8_E4M3"}};
     header[name] = {{"dtype", names.at(tensor.dtype)},
                     {"shape", tensor.shape},
-                    {"data_offsets", {offset, offset + bytes}}};
-    offset += bytes;
+                    {"data_offsets", {offset, offset + tensor.bytes.size()}}};
+    offset += tensor.bytes.size();
+    data += tensor.bytes;
   }
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');
   std::string file(8, '\0');
   for (int i = 0; i < 8; ++i)
     file[static_cast<size_t>(i)] = static_cast<char>(text.size() >> (8 * i));
-  write("model.safetensors", file + text + std::string(static_cast<size_t>(offset), '\0'));
+  write("model.safetensors", file + text + data);
+}
+
+StoredTensors read_tensors(const std::filesystem::path& directory) {
+  StoredTensors out;
+  const Checkpoint checkpoint = Checkpoint::open(directory);
+  for (const TensorInfo& info : checkpoint.tensors()) {
+    const FileReader file(directory / checkpoint.files()[static_cast<size_t>(info.file)].name);
+    StoredTensor& t = out[info.name] = {info.dtype, info.shape,
+                                        std::string(static_cast<size_t>(info.bytes), '\0')};
+    file.read(info.offset, std::as_writable_bytes(std::span(t.bytes)));
+  }
+  return out;
 }
 
 ImportedModel ModelDir::import_dummy(FrontendOptions options) const {

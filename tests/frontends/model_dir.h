@@ -17,6 +17,17 @@ struct FakeTensor {
   std::vector<int64_t> shape;
 };
 
+/// A tensor and its bytes.
+struct StoredTensor {
+  DType dtype = DType::bf16;
+  std::vector<int64_t> shape;
+  std::string bytes;
+};
+using StoredTensors = std::map<std::string, StoredTensor>;
+
+/// The tensors of a model directory.
+StoredTensors read_tensors(const std::filesystem::path& directory);
+
 /// Removed with its files when it goes out of scope.
 class ModelDir {
  public:
@@ -28,6 +39,7 @@ class ModelDir {
   void write(const std::string& file, const std::string& text) const;
   /// model.safetensors with these tensors, all bytes zero.
   void write_tensors(const std::map<std::string, FakeTensor>& tensors) const;
+  void write_tensors(const StoredTensors& tensors) const;
   const std::filesystem::path& path() const { return path_; }
 
   /// Imports with dummy weights.

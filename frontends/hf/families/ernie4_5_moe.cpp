@@ -41,6 +41,9 @@ Architecture read_ernie4_5_moe(const Config& config) {
   a.names.moe = usual_expert_names("mlp");
   for (MoeNames& names : a.names.moe)
     names.selection_bias = "mlp.moe_statics.e_score_correction_bias";
+  // As transformers 5 holds them in memory.
+  a.names.moe.push_back(a.names.moe.back());
+  a.names.moe.back().selection_bias = "mlp.gate.moe_statics.e_score_correction_bias";
   a.names.shared = mlp_names("mlp.shared_experts");
   return a;
 }

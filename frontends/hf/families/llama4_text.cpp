@@ -102,7 +102,9 @@ Architecture read_llama4_text(const Config& config) {
   names.gate_up = "feed_forward.experts.gate_up_proj";
   names.down = "feed_forward.experts.down_proj";
   names.layout = MoeNames::Layout::columns;
-  n.moe = {names};
+  MoeNames apart = expert_names("feed_forward", "gate_proj", "up_proj", "down_proj");
+  apart.router = names.router;
+  n.moe = {names, apart};
   return a;
 }
 
