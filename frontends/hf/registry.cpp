@@ -44,7 +44,8 @@ namespace shunt::hf {
   X(qwen2_moe)        \
   X(qwen3)            \
   X(qwen3_moe)        \
-  X(qwen3_next)
+  X(qwen3_next)       \
+  X(starcoder2)
 // clang-format on
 
 #define SHUNT_HF_DECLARE(name) Architecture read_##name(const Config& config);
