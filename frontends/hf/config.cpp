@@ -112,7 +112,12 @@ bool Config::has(const char* key) const {
 }
 
 int64_t Config::integer(Keys keys, int64_t min, int64_t max) const {
-  const auto [value, key] = require(keys);
+  const auto [found, key] = require(keys);
+  const json* value = found;
+  if (value->is_array() && !value->empty()) {
+    const json& first = value->front();
+    if (std::ranges::all_of(*value, [&](const json& x) { return x == first; })) value = &first;
+  }
   // 4096.0 is written by some converters; 4096.5 is a mistake.
   const double real = value->is_number() ? value->get<double>() : 0;
   if (!value->is_number() || real != std::floor(real)) {

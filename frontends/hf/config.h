@@ -50,6 +50,7 @@ class Config {
 
   bool has(const char* key) const;
 
+  /// A list of equal integers (one a layer, as some write it) counts as one.
   int64_t integer(Keys keys, int64_t min, int64_t max) const;
   int64_t integer_or(Keys keys, int64_t fallback, int64_t min, int64_t max) const;
   double number(Keys keys, Range range) const;

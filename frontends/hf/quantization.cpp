@@ -13,7 +13,8 @@ constexpr int64_t kMaxBlock = 1 << 20;
 Quantization read_fp8(const Config& config) {
   Quantization q;
   q.method = Quantization::Method::fp8;
-  if (config.text_or({"fmt"}, "e4m3") != "e4m3") config.fail("fmt", "is not e4m3");
+  const std::string format = config.text_or({"fmt"}, "e4m3");
+  if (format != "e4m3" && format != "float8_e4m3fn") config.fail("fmt", "is not e4m3");
   // How the reference's kernels round activations; here they stay as they are.
   if (config.text_or({"activation_scheme"}, "dynamic") != "dynamic") {
     config.fail("activation_scheme",

@@ -20,6 +20,11 @@ Architecture read_ernie4_5_moe(const Config& config) {
   moe.gate.norm = ir::RouteNorm::sum;
   moe.gate.norm_min = config.number_or({"moe_norm_min"}, 1e-12, {0, 1});
   moe.selection_bias = true;
+  // Releases say what the family has anyway; the capacity is of training.
+  if (config.text_or({"moe_gate"}, "topk") != "topk") config.fail("moe_gate", "is not topk");
+  if (!config.boolean_or({"moe_use_aux_free"}, true))
+    config.fail("moe_use_aux_free", "false is not supported");
+  config.integers({"moe_capacity"});
   const int64_t shared = config.integer_or({"moe_num_shared_experts"}, 2, 0, kMaxExperts);
   if (shared > 0) moe.shared = DenseMlp{moe.width * shared, moe.activation, true, bias};
   DenseMlp dense = read_dense(config);
@@ -38,6 +43,9 @@ Architecture read_ernie4_5_moe(const Config& config) {
     }
     a.layers.push_back(layer);
   }
+  // Layers that predict further tokens.
+  ignore_extra_layers(config, "num_nextn_predict_layers", a);
+  a.ignored_prefixes.push_back("model.mtp_");
   a.names.moe = usual_expert_names("mlp");
   for (MoeNames& names : a.names.moe)
     names.selection_bias = "mlp.moe_statics.e_score_correction_bias";

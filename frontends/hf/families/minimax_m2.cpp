@@ -30,6 +30,12 @@ Architecture read_minimax_m2(const Config& config) {
   }
   if (config.integer_or({"shared_intermediate_size"}, 0, 0, kMaxWidth) != 0)
     config.fail("shared_intermediate_size", "is not 0");
+  for (const char* key :
+       {"layernorm_full_attention_beta", "layernorm_linear_attention_beta", "layernorm_mlp_beta"}) {
+    if (config.number_or({key}, 1, {-1e6, 1e6}) != 1) config.fail(key, "is not 1");
+  }
+  config.integer_or({"mlp_intermediate_size"}, 0, 0, kMaxWidth);  // of dense layers: there are none
+  config.text_or({"shared_moe_mode"}, "");                        // of shared experts: the same
   config.boolean_or({"use_mtp"}, false);
   config.integer_or({"mtp_transformer_layers"}, 0, 0, kMaxLayers);
   layer.mlp = moe;
