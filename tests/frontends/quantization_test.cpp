@@ -4,6 +4,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <map>
+#include <span>
+
 #include "tests/frontends/cpu_model.h"
 #include "tests/frontends/model_dir.h"
 
@@ -33,6 +39,86 @@ INSTANTIATE_TEST_SUITE_P(Checkpoints, Quantised,
                          testing::Values(std::pair{"gpt_oss_mxfp4", "gpt_oss_bf16"},
                                          std::pair{"deepseek_v3_fp8", "deepseek_v3_bf16"}),
                          [](const auto& info) { return std::string(info.param.first); });
+
+// ---- fp8 in every arrangement: joint and grouped QKV, fused gate and up, columns, experts ----
+
+/// The nearest f8e4m3.
+uint8_t f8e4m3_from(float value) {
+  static const std::map<float, uint8_t> all = [] {
+    std::map<float, uint8_t> values;
+    for (int bits = 0; bits < 256; ++bits) {
+      const float x = f32_from_f8e4m3(static_cast<uint8_t>(bits));
+      if (!std::isnan(x)) values.emplace(x, static_cast<uint8_t>(bits));
+    }
+    return values;
+  }();
+  const auto above = all.lower_bound(value);
+  if (above == all.begin()) return above->second;
+  const auto below = std::prev(above);
+  const bool up = above != all.end() && above->first - value < value - below->first;
+  return up ? above->second : below->second;
+}
+
+/// `tensor` in blocks of rows x columns, its float32 scales, and what they mean in bf16.
+struct Fp8 {
+  StoredTensor payload, scales, expanded;
+};
+
+Fp8 to_fp8(const StoredTensor& tensor, int64_t rows, int64_t columns) {
+  const int64_t n = tensor.shape[0], k = tensor.shape[1];
+  const int64_t across = (k + columns - 1) / columns, down = (n + rows - 1) / rows;
+  const std::vector<float> values =
+      floats_from(std::as_bytes(std::span(tensor.bytes)), tensor.dtype);
+  std::vector<float> scales;
+  for (int64_t i = 0; i < down * across; ++i) scales.push_back(0.003f * std::exp2f(float(i % 5)));
+  Fp8 out{{DType::f8e4m3, tensor.shape, ""},
+          {DType::f32, {down, across}, ""},
+          {DType::bf16, tensor.shape, ""}};
+  for (int64_t i = 0; i < n * k; ++i) {
+    const float s = scales[static_cast<size_t>(i / k / rows * across + i % k / columns)];
+    const uint8_t bits = f8e4m3_from(values[static_cast<size_t>(i)] / s);
+    const uint16_t meant = bf16_from_f32(f32_from_f8e4m3(bits) * s);
+    out.payload.bytes += static_cast<char>(bits);
+    out.expanded.bytes.append(reinterpret_cast<const char*>(&meant), sizeof meant);
+  }
+  out.scales.bytes.assign(reinterpret_cast<const char*>(scales.data()),
+                          scales.size() * sizeof(float));
+  return out;
+}
+
+class Fp8Families : public testing::TestWithParam<const char*> {};
+
+TEST_P(Fp8Families, logits_are_those_of_the_expanded_checkpoint) {
+  const std::string name = GetParam();
+  const std::string config = test_data("conformance/" + name + "/config.json");
+  StoredTensors quantised = read_tensors(kFolder.parent_path() / "conformance" / name),
+                expanded = quantised;
+  int count = 0;
+  for (const auto& [path, tensor] : expanded) {
+    const bool left_out =
+        std::ranges::any_of(std::array{"emb", "wte", "wpe", "lm_head", "mlp.gate.weight", "router"},
+                            [&](const char* part) { return path.find(part) != path.npos; });
+    if (tensor.shape.size() != 2 || left_out) continue;
+    Fp8 fp8 = to_fp8(tensor, 24, 40);
+    quantised[path] = fp8.payload;
+    quantised[path + "_scale_inv"] = fp8.scales;
+    expanded[path] = fp8.expanded;
+    ++count;
+  }
+  EXPECT_GE(count, 8);
+  const ModelDir plain(config),
+      packed(edited(config, {{"quantization_config",
+                              R"({"quant_method": "fp8", "weight_block_size": [24, 40]})"}}));
+  plain.write_tensors(expanded);
+  packed.write_tensors(quantised);
+  const std::vector<int32_t> ids = some_ids(20, 128);
+  EXPECT_EQ(logits_of(packed.path(), ids).data, logits_of(plain.path(), ids).data);
+}
+
+INSTANTIATE_TEST_SUITE_P(Folders, Fp8Families,
+                         testing::Values("llama", "phi3", "gpt2", "gpt_neox", "bloom", "falcon",
+                                         "qwen3_moe", "mixtral", "dbrx", "qwen3_next", "bert"),
+                         [](const auto& info) { return std::string(info.param); });
 
 std::string import_with(const std::string& name, const std::map<std::string, std::string>& edits) {
   const ModelDir dir(edited(test_data("quantised/" + name + "/config.json"), edits));
