@@ -142,10 +142,12 @@ std::vector<std::string> code_files(const std::filesystem::path& directory) {
 /// A tensor that would belong to the model and that its description does not know is an error; one
 /// of another part (a vision tower) deserves a remark.
 void check_unused(const Architecture& arch, const FrontendOptions& options,
-                  const Checkpoint& checkpoint, const std::vector<std::string>& unused) {
+                  const Checkpoint& checkpoint, const TensorSource* source,
+                  const std::vector<std::string>& unused) {
   std::vector<std::string> own;
-  std::ranges::copy_if(unused, std::back_inserter(own),
-                       [&](const std::string& name) { return belongs_to_model(arch.names, name); });
+  std::ranges::copy_if(unused, std::back_inserter(own), [&](const std::string& name) {
+    return source != nullptr || belongs_to_model(arch.names, name);
+  });
   if (own.empty() || options.allow_unused_tensors) return;
   user_error(
       "{}: tensor {}{} is not used by family '{}' and could change the result; if it is no part of "
@@ -168,8 +170,7 @@ ImportedModel import_architecture(const hf::Config& config, const Architecture& 
                                    {model.limits, model.activation, options.force_routing, source});
   model.module = std::move(built.module);
   model.unused_tensors = std::move(built.unused_tensors);
-  if (checkpoint != nullptr && source == nullptr)
-    check_unused(arch, options, *checkpoint, model.unused_tensors);
+  if (checkpoint != nullptr) check_unused(arch, options, *checkpoint, source, model.unused_tensors);
   if (const auto code = code_files(options.model_dir); !code.empty()) {
     model.warnings.push_back(
         remark(options.model_dir.string() + ": code is never run: ignored", code));

@@ -65,6 +65,18 @@ bool Weights::has_shape(const std::string& name, const Shape& shape) const {
   return info != nullptr && info->shape == shape;
 }
 
+/// Old checkpoints of encoders call weight and bias of a layer norm gamma and beta.
+std::string Weights::older_name(const std::string& name) const {
+  if (checkpoint_->find(name) != nullptr) return name;
+  for (const auto& [now, then] : {std::pair{"LayerNorm.weight", "LayerNorm.gamma"},
+                                  std::pair{"LayerNorm.bias", "LayerNorm.beta"}}) {
+    if (!name.ends_with(now)) continue;
+    const std::string older = name.substr(0, name.size() - std::string_view(now).size()) + then;
+    if (checkpoint_->find(older) != nullptr) return older;
+  }
+  return name;
+}
+
 void Weights::fail(const TensorInfo& info, const std::string& what) const {
   user_error("{}/{}: tensor {} {}", checkpoint_->directory,
              checkpoint_->files()[static_cast<size_t>(info.file)].name, quote_name(info.name),
@@ -191,8 +203,12 @@ Value* Weights::source(const std::string& name, const Shape& shape, bool columns
   if (value != nullptr) return value;
   Shape stored = shape;
   if (columns) std::swap(stored.end()[-1], stored.end()[-2]);
-  value = tensor_source_ != nullptr ? tensor_source_->load(builder_, name, stored)
-                                    : load(name, 0, check(name, stored));
+  if (tensor_source_ != nullptr) {
+    value = tensor_source_->load(builder_, name, stored);
+  } else {
+    const std::string known = older_name(name);
+    value = load(known, 0, check(known, stored));
+  }
   if (columns) value = builder_.value(OpKind::transpose, {value});
   return value;
 }

@@ -86,6 +86,7 @@ class Weights {
   };
   /// The tensor, which must be there with this shape.
   const TensorInfo& require(const std::string& name, const Shape& shape);
+  std::string older_name(const std::string& name) const;
   [[noreturn]] void fail(const TensorInfo& info, const std::string& what) const;
   /// Checks that the tensor, and its scales if it is quantised, are there and give this shape.
   Stored check(const std::string& name, const Shape& shape);

@@ -160,6 +160,11 @@ TEST_F(DeepspeedCopy, RefusesUnknownKeys) {
   expect_error("rope_twist");
 }
 
+TEST_F(DeepspeedCopy, NamesTensorsThatNothingAsksFor) {
+  edit_config("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
+  expect_error("is not used by family 'deepspeed' and could change the result");
+}
+
 TEST_F(DeepspeedCopy, NamesAMissingExpertFile) {
   fs::remove(dir_ / "layer_1_expert_2_mp_rank_01_model_states.pt");
   expect_error("layer_1_expert_2_mp_rank_01_model_states.pt");

@@ -1,6 +1,5 @@
 // Every family: the golden logical module of its conformance case
-// (tests/frontends/golden/<case>.mir; SHUNT_UPDATE=1 rewrites it), the same module from a config
-// with the keys of transformers 4, and the published shapes.
+// (tests/frontends/golden/<case>.mir; SHUNT_UPDATE=1 rewrites it), and the published shapes.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -45,28 +44,6 @@ TEST_P(FamilyGolden, logical_module) {
   const std::string expected((std::istreambuf_iterator<char>(in)), {});
   EXPECT_EQ(text, expected) << "run with SHUNT_UPDATE=1 if the change is meant";
   EXPECT_EQ(ir::print(*ir::parse(text)), text);
-}
-
-TEST_P(FamilyGolden, keys_of_transformers_4_mean_the_same) {
-  const std::string name = GetParam();
-  const std::string config = test_data("conformance/" + name + "/config.json");
-  std::map<std::string, std::string> older = {{"rope_parameters", ""},
-                                              {"dtype", ""},
-                                              {"torch_dtype", "\"bfloat16\""},
-                                              {"rope_scaling", "null"},
-                                              {"transformers_version", "\"4.40.0\""}};
-  if (name == "mixtral" || name == "mixtral_window") older["rope_theta"] = "1000000.0";
-  if (name == "qwen3_moe")
-    older.insert({{"rope_theta", "10000.0"}, {"num_local_experts", ""}, {"num_experts", "8"}});
-  if (name == "llama_rope3") {
-    older["rope_theta"] = "500000.0";
-    older["rope_scaling"] =
-        R"({"type": "llama3", "factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-                                "original_max_position_embeddings": 64})";
-  }
-  const ModelDir newer_dir(config), older_dir(edited(config, older));
-  EXPECT_EQ(ir::print(*newer_dir.import_dummy().module),
-            ir::print(*older_dir.import_dummy().module));
 }
 
 INSTANTIATE_TEST_SUITE_P(Cases, FamilyGolden,

@@ -146,6 +146,18 @@ TEST(Prefixes, of_a_model_saved_without_its_head) {
   expect_same_under("bloom", "transformer.", "", false);
 }
 
+TEST(Prefixes, of_an_old_encoder) {  // bert-base-uncased
+  const ModelDir dir(config_of("bert").dump());
+  StoredTensors renamed;
+  for (const auto& [name, tensor] : read_tensors(kFolders / "bert")) {
+    const std::string older = replaced(name, "LayerNorm.weight", "LayerNorm.gamma");
+    renamed[replaced(older, "LayerNorm.bias", "LayerNorm.beta")] = tensor;
+  }
+  dir.write_tensors(renamed);
+  const std::vector<int32_t> ids = some_ids(12, 128);
+  EXPECT_EQ(logits_of(dir.path(), ids).data, logits_of(kFolders / "bert", ids).data);
+}
+
 // ---- experts ----
 
 /// How a family names its experts apart and fused: paths inside a layer.
