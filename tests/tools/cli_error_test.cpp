@@ -160,6 +160,20 @@ TEST_F(BadModel, WrongDtype) {
   expect_compile_error({weights_, kTensor, "BF17"});
 }
 
+TEST_F(BadModel, TensorThatNothingAsksFor) {
+  const std::string extra = "model.layers.0.self_attn.wobble.weight";
+  edit_tensors([&](Safetensors& f) {
+    const int64_t end = static_cast<int64_t>(f.data.size());
+    f.header[extra] = {{"dtype", "BF16"}, {"shape", {2}}, {"data_offsets", {end, end + 4}}};
+    f.data += std::string(4, '\0');
+  });
+  expect_compile_error({extra, "--allow-unused-tensors"});
+  const Ran ran =
+      shunt({"compile", model_, "-o", plan_, "--target", "cpu", "--allow-unused-tensors"});
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_NE(ran.err.find(extra), std::string::npos) << ran.err;  // a warning
+}
+
 TEST_F(BadModel, MissingTensor) {
   edit_tensors([](Safetensors& f) {
     f.header["model.layers.0.self_attn.k_bruch.weight"] = f.header.at(kTensor);
