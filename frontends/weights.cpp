@@ -126,8 +126,9 @@ Weights::Stored Weights::check_fp8(const TensorInfo& info) {
   rows = (rows + q.group_rows - 1) / q.group_rows;
   columns = (columns + q.group_columns - 1) / q.group_columns;
   const TensorInfo& scale = require(stored.scale_name, stored.scale_shape);
-  if (!is_weight_type(scale.dtype)) {
-    fail(scale, fmt::format("is {}; scales must be f32, bf16 or f16", dtype_name(scale.dtype)));
+  if (!is_weight_type(scale.dtype) && scale.dtype != DType::u8) {
+    fail(scale,
+         fmt::format("is {}; scales must be f32, bf16, f16 or e8m0", dtype_name(scale.dtype)));
   }
   stored.scale_dtype = scale.dtype;
   return stored;

@@ -19,7 +19,8 @@ inline constexpr std::string_view kBroken =
 struct FormatDType {
   std::string_view name;
   int bits;
-  std::optional<DType> dtype;  // nullopt: legal in a file, but Shunt does not read it
+  // nullopt: legal in a file, but Shunt does not read it. Exponents (e8m0) are read as their bits.
+  std::optional<DType> dtype;
 };
 
 /// One entry as written; offsets still relative to the data.

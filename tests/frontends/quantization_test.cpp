@@ -64,13 +64,14 @@ struct Fp8 {
   StoredTensor payload, scales, expanded;
 };
 
-Fp8 to_fp8(const StoredTensor& tensor, int64_t rows, int64_t columns) {
+Fp8 to_fp8(const StoredTensor& tensor, int64_t rows, int64_t columns, bool exponents = false) {
   const int64_t n = tensor.shape[0], k = tensor.shape[1];
   const int64_t across = (k + columns - 1) / columns, down = (n + rows - 1) / rows;
   const std::vector<float> values =
       floats_from(std::as_bytes(std::span(tensor.bytes)), tensor.dtype);
   std::vector<float> scales;
-  for (int64_t i = 0; i < down * across; ++i) scales.push_back(0.003f * std::exp2f(float(i % 5)));
+  const float unit = exponents ? 0x1p-9f : 0.003f;
+  for (int64_t i = 0; i < down * across; ++i) scales.push_back(unit * std::exp2f(float(i % 5)));
   Fp8 out{{DType::f8e4m3, tensor.shape, ""},
           {DType::f32, {down, across}, ""},
           {DType::bf16, tensor.shape, ""}};
@@ -83,13 +84,15 @@ Fp8 to_fp8(const StoredTensor& tensor, int64_t rows, int64_t columns) {
   }
   out.scales.bytes.assign(reinterpret_cast<const char*>(scales.data()),
                           scales.size() * sizeof(float));
+  if (exponents) {
+    out.scales.dtype = DType::u8;
+    out.scales.bytes.clear();
+    for (const float x : scales) out.scales.bytes += static_cast<char>(127 + std::ilogb(x));
+  }
   return out;
 }
 
-class Fp8Families : public testing::TestWithParam<const char*> {};
-
-TEST_P(Fp8Families, logits_are_those_of_the_expanded_checkpoint) {
-  const std::string name = GetParam();
+void expect_same_as_expanded(const std::string& name, bool exponents) {
   const std::string config = test_data("conformance/" + name + "/config.json");
   StoredTensors quantised = read_tensors(kFolder.parent_path() / "conformance" / name),
                 expanded = quantised;
@@ -99,20 +102,31 @@ TEST_P(Fp8Families, logits_are_those_of_the_expanded_checkpoint) {
         std::ranges::any_of(std::array{"emb", "wte", "wpe", "lm_head", "mlp.gate.weight", "router"},
                             [&](const char* part) { return path.find(part) != path.npos; });
     if (tensor.shape.size() != 2 || left_out) continue;
-    Fp8 fp8 = to_fp8(tensor, 24, 40);
+    Fp8 fp8 = to_fp8(tensor, 24, 40, exponents);
     quantised[path] = fp8.payload;
     quantised[path + "_scale_inv"] = fp8.scales;
     expanded[path] = fp8.expanded;
     ++count;
   }
   EXPECT_GE(count, 8);
-  const ModelDir plain(config),
-      packed(edited(config, {{"quantization_config",
-                              R"({"quant_method": "fp8", "weight_block_size": [24, 40]})"}}));
+  const ModelDir plain(config);
+  const ModelDir packed(edited(
+      config,
+      {{"quantization_config", R"({"quant_method": "fp8", "weight_block_size": [24, 40]})"}}));
   plain.write_tensors(expanded);
   packed.write_tensors(quantised);
   const std::vector<int32_t> ids = some_ids(20, 128);
   EXPECT_EQ(logits_of(packed.path(), ids).data, logits_of(plain.path(), ids).data);
+}
+
+class Fp8Families : public testing::TestWithParam<const char*> {};
+
+TEST_P(Fp8Families, logits_are_those_of_the_expanded_checkpoint) {
+  expect_same_as_expanded(GetParam(), false);
+}
+
+TEST(Fp8Exponents, logits_are_those_of_the_expanded_checkpoint) {
+  expect_same_as_expanded("qwen3_moe", true);
 }
 
 INSTANTIATE_TEST_SUITE_P(Folders, Fp8Families,
