@@ -3,7 +3,7 @@
 # folder), a short table is printed last. SHUNT names the program, PLANS a folder of plans made by `shunt compile`, ONLY a
 # pattern (default: *) for the folders of `verify` and the cases of `kernels`.
 #
-#   verify            conformance models, DeepSpeed folders and storyteller: goldens, greedy ids, near-ties that were forced
+#   verify            conformance models, DeepSpeed and quantised folders, storyteller: goldens, greedy ids, near-ties that were forced
 #   nll               negative log-likelihood of storyteller on a text
 #   sealed            every plan in $PLANS runs with --sealed
 #   kernels           the op tests with label gpu (KERNELS_TEST names the test program)
@@ -53,7 +53,7 @@ while [ $# -gt 0 ]; do
   shift
   case $what in
     verify)
-      for dir in tests/data/conformance/$ONLY/ tests/data/deepspeed/$ONLY/; do
+      for dir in tests/data/conformance/$ONLY/ tests/data/deepspeed/$ONLY/ tests/data/quantised/$ONLY/; do
         [ -f "$dir/golden.safetensors" ] && verify_case "$(basename "$dir")" "$dir"
       done
       [[ storyteller == $ONLY ]] && verify_case storyteller examples/storyteller --golden tests/data/storyteller/golden.json

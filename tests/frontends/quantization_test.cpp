@@ -12,6 +12,7 @@
 
 #include "tests/frontends/cpu_model.h"
 #include "tests/frontends/model_dir.h"
+#include "tools/verify.h"
 
 namespace shunt {
 namespace {
@@ -33,6 +34,13 @@ TEST_P(Quantised, logits_are_those_of_the_expanded_checkpoint) {
     };
     EXPECT_EQ(evaluate(quantised).data, evaluate(expanded).data);
   }
+}
+
+TEST_P(Quantised, goldens_are_those_of_transformers) {
+  const auto golden = load_golden(kFolder / GetParam().first / "golden.safetensors");
+  CpuModel model(small_cpu_options(kFolder / GetParam().first));
+  for (const VerifyLine& line : verify_golden(model.runner(), golden, {}).lines)
+    EXPECT_TRUE(line.ok) << line.what << ": " << line.text;
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, Quantised,

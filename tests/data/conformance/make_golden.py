@@ -1,4 +1,5 @@
-"""Makes a conformance folder of a causal language model: python3 make_golden.py FOLDER, which holds a config.json.
+"""Makes a conformance folder of a causal language model: python3 make_golden.py FOLDER, which holds a config.json; or
+golden.safetensors alone, for the weights of another folder: python3 make_golden.py FOLDER OTHER_FOLDER.
 
 Writes random bf16 weights and golden.safetensors as transformers computes them (eager attention, float32 arithmetic
 on the bf16 weights): two sequences of 24 ids, logits and hidden states of every position, and 16 greedy ids with
@@ -45,16 +46,29 @@ def golden(model, ids):
     return {k: v.contiguous() for k, v in tensors.items()}
 
 
+def report(result, seed):
+    margin, deviation = result["greedy_margin"].min(), result["logits"].std()
+    print(f"seed {seed}, smallest margin {margin:.3f}, logits' deviation {deviation:.3f}")
+
+
+def random_ids(config, seed):
+    return torch.randint(0, config.vocab_size, (2, 24), generator=torch.Generator().manual_seed(seed))
+
+
 folder = pathlib.Path(sys.argv[1])
-config = AutoConfig.from_pretrained(folder)
+source = pathlib.Path(sys.argv[-1])
+config = AutoConfig.from_pretrained(source)
+given = None
+if source != folder:
+    given = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
 for seed in range(1000):
-    model = build(config, seed)
-    ids = torch.randint(0, config.vocab_size, (2, 24), generator=torch.Generator().manual_seed(seed))
-    result = golden(model, ids)
+    model = given or build(config, seed)
+    result = golden(model, random_ids(config, seed))
     if result["greedy_margin"].min() > CLEAR:
         break
-tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-weights = {k: v.bfloat16() for k, v in model.state_dict().items() if k not in tied}
-save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+if given is None:
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    weights = {k: v.bfloat16() for k, v in model.state_dict().items() if k not in tied}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 save_file(result, folder / "golden.safetensors")
-print(f"seed {seed}, smallest margin {result['greedy_margin'].min():.3f}, logits' deviation {result['logits'].std():.3f}")
+report(result, seed)

@@ -1,6 +1,7 @@
 """Makes the folders beside it: checkpoints as published, and what they expand to in bf16.
 
   python3 make.py    (needs numpy and ml_dtypes; `make test` does not run it)
+  python3 ../conformance/make_golden.py gpt_oss_mxfp4 gpt_oss_bf16, and the same for deepseek_v3
 
 gpt_oss_mxfp4: ../conformance/gpt_oss with its experts as MXFP4. deepseek_v3_fp8: random weights, sized
 so that 128 x 128 blocks are partial along either axis, both, or neither; matrices of the attention are
