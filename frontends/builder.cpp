@@ -100,7 +100,7 @@ Value* build_head(StepContext& ctx, Value* x, Value* logit_rows, Value* table) {
   }
   ctx.step.set_loc(a.names.lm_head.substr(0, a.names.lm_head.rfind('.')));
   if (a.tied_embeddings) {
-    ctx.weights.ignore(a.names.lm_head);
+    ctx.weights.ignore(a.names.lm_head, "the embedding table is used in its place");
   } else {
     table = ctx.weights.tensor("lm_head", a.names.lm_head, {a.vocab_size, width});
   }
@@ -179,7 +179,7 @@ BuiltModule build_module(const Architecture& arch, const Checkpoint* checkpoint,
   Weights weights(*module, checkpoint, arch.config_dtype, arch.init_stddev, options.source,
                   arch.quantization);
   build_step(arch, options, *module, weights);
-  weights.ignore_prefixes(arch.ignored_prefixes);
+  weights.ignore_prefixes(arch.ignored_prefixes, "belongs to a part that is not run");
   build_sample(arch, *module);
   return {std::move(module), weights.unused()};
 }

@@ -22,7 +22,7 @@ struct BuildOptions {
 
 struct BuiltModule {
   std::unique_ptr<ir::Module> module;
-  std::vector<std::string> unused_tensors;
+  std::vector<UnusedTensor> unused_tensors;
 };
 
 /// `checkpoint` nullptr: dummy weights. Throws UserError for tensors that do not fit.

@@ -10,7 +10,6 @@
 
 #include "frontends/builder.h"
 #include "frontends/checkpoint_names.h"
-#include "frontends/deepspeed/shards.h"
 #include "frontends/import.h"
 #include "ir/error.h"
 #include "runtime/checkpoint/checkpoint.h"
@@ -96,25 +95,6 @@ std::vector<int64_t> read_eos(const hf::Config& config, const std::filesystem::p
   return {ids.begin(), ids.end()};
 }
 
-ModelFacts read_facts(const hf::Config& config, const FrontendOptions& options,
-                      const Architecture& arch) {
-  ModelFacts f;
-  f.name = arch.family;
-  f.vocab_size = arch.vocab_size;
-  f.eos_ids = read_eos(config, options.model_dir, arch.vocab_size);
-  const std::vector<int64_t> bos = config.integers({"bos_token_id"});
-  if (!bos.empty() && bos[0] >= 0 && bos[0] < arch.vocab_size) f.bos_id = bos[0];
-  f.layers = static_cast<int64_t>(arch.layers.size());
-  for (const Layer& layer : arch.layers) {
-    const auto* moe = std::get_if<MoeMlp>(&layer.mlp);
-    if (moe == nullptr) continue;
-    ++f.moe_layers;
-    f.experts = std::max(f.experts, moe->experts);
-    f.experts_per_token = std::max(f.experts_per_token, moe->gate.k);
-  }
-  return f;
-}
-
 std::string remark(const std::string& what, const std::vector<std::string>& names) {
   constexpr size_t kShown = 5;
   const std::vector<std::string> shown(names.begin(),
@@ -123,10 +103,6 @@ std::string remark(const std::string& what, const std::vector<std::string>& name
       "{}: {}{}", what, fmt::join(shown, ", "),
       names.size() > kShown ? fmt::format(" and {} more", names.size() - kShown) : "");
 }
-
-}  // namespace
-
-namespace {
 
 /// Code in the directory, by name.
 std::vector<std::string> code_files(const std::filesystem::path& directory) {
@@ -169,8 +145,12 @@ ImportedModel import_architecture(const hf::Config& config, const Architecture& 
   BuiltModule built = build_module(arch, checkpoint,
                                    {model.limits, model.activation, options.force_routing, source});
   model.module = std::move(built.module);
-  model.unused_tensors = std::move(built.unused_tensors);
-  if (checkpoint != nullptr) check_unused(arch, options, *checkpoint, source, model.unused_tensors);
+  std::vector<std::string> unused;
+  for (UnusedTensor& tensor : built.unused_tensors) {
+    if (!tensor.expected) unused.push_back(tensor.tensor);
+    (tensor.expected ? model.needless_tensors : model.unused_tensors).push_back(std::move(tensor));
+  }
+  if (checkpoint != nullptr) check_unused(arch, options, *checkpoint, source, unused);
   if (const auto code = code_files(options.model_dir); !code.empty()) {
     model.warnings.push_back(
         remark(options.model_dir.string() + ": code is never run: ignored", code));
@@ -178,26 +158,51 @@ ImportedModel import_architecture(const hf::Config& config, const Architecture& 
   if (!model.ignored_keys.empty()) {
     model.warnings.push_back(remark(config.file() + ": ignored", model.ignored_keys));
   }
-  if (!model.unused_tensors.empty()) {
+  if (!unused.empty()) {
     model.warnings.push_back(
-        remark("tensors of the checkpoint that the model does not use", model.unused_tensors));
+        remark("tensors of the checkpoint that the model does not use", unused));
   }
   return model;
 }
 
-ImportedModel import_deepspeed(const hf::Config& config, const FrontendOptions& options,
-                               const Checkpoint* checkpoint) {
-  const deepspeed::CheckpointSpec spec = deepspeed::read_checkpoint_spec(config);
-  std::optional<deepspeed::Shards> shards;
-  if (checkpoint != nullptr) {
-    shards.emplace(*checkpoint, spec, config.integer({"heads"}, 1, hf::kMaxHeads));
+}  // namespace
+
+ModelFacts read_facts(const hf::Config& config, const FrontendOptions& options,
+                      const Architecture& arch) {
+  ModelFacts f;
+  f.name = arch.family;
+  f.vocab_size = arch.vocab_size;
+  f.eos_ids = read_eos(config, options.model_dir, arch.vocab_size);
+  const std::vector<int64_t> bos = config.integers({"bos_token_id"});
+  if (!bos.empty() && bos[0] >= 0 && bos[0] < arch.vocab_size) f.bos_id = bos[0];
+  f.layers = static_cast<int64_t>(arch.layers.size());
+  for (const Layer& layer : arch.layers) {
+    const auto* moe = std::get_if<MoeMlp>(&layer.mlp);
+    if (moe == nullptr) continue;
+    ++f.moe_layers;
+    f.experts = std::max(f.experts, moe->experts);
+    f.experts_per_token = std::max(f.experts_per_token, moe->gate.k);
   }
-  Architecture arch = deepspeed::read_architecture(config, shards ? &*shards : nullptr);
-  arch.family = "deepspeed";
-  return import_architecture(config, arch, options, checkpoint, shards ? &*shards : nullptr);
+  return f;
 }
 
-}  // namespace
+ModelDescription::ModelDescription(const FrontendOptions& options, const Checkpoint* checkpoint)
+    : is_deepspeed(!std::filesystem::exists(options.model_dir / "config.json") &&
+                   std::filesystem::exists(options.model_dir / "ds_inference_config.json")),
+      config(hf::Config::read(options.model_dir /
+                              (is_deepspeed ? "ds_inference_config.json" : "config.json"))) {
+  if (!is_deepspeed) return;
+  spec = deepspeed::read_checkpoint_spec(config);
+  if (checkpoint == nullptr) return;
+  shards.emplace(*checkpoint, spec, config.integer({"heads"}, 1, hf::kMaxHeads));
+}
+
+Architecture ModelDescription::read(const hf::Config& c) const {
+  Architecture arch = is_deepspeed ? deepspeed::read_architecture(c, shards ? &*shards : nullptr)
+                                   : hf::find_family(c).read(c);
+  arch.family = is_deepspeed ? "deepspeed" : c.text({"model_type"});
+  return arch;
+}
 
 ImportedModel import_config(const hf::Config& config, const hf::Family& family,
                             const FrontendOptions& options, const Checkpoint* checkpoint) {
@@ -208,15 +213,11 @@ ImportedModel import_config(const hf::Config& config, const hf::Family& family,
 
 ImportedModel import_model(const FrontendOptions& options, const Checkpoint* checkpoint) {
   SHUNT_CHECK(checkpoint != nullptr || options.dummy_weights, "import_model without a checkpoint");
-  const std::filesystem::path deepspeed = options.model_dir / "ds_inference_config.json";
-  if (!std::filesystem::exists(options.model_dir / "config.json") &&
-      std::filesystem::exists(deepspeed)) {
-    return import_deepspeed(hf::Config::read(deepspeed), options,
-                            options.dummy_weights ? nullptr : checkpoint);
-  }
-  const hf::Config config = hf::Config::read(options.model_dir / "config.json");
-  return import_config(config, hf::find_family(config), options,
-                       options.dummy_weights ? nullptr : checkpoint);
+  if (options.dummy_weights) checkpoint = nullptr;
+  ModelDescription model(options, checkpoint);
+  const Architecture arch = model.read(model.config);
+  return import_architecture(model.config, arch, options, checkpoint,
+                             model.shards ? &*model.shards : nullptr);
 }
 
 }  // namespace shunt

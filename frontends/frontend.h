@@ -63,6 +63,12 @@ struct ModelFacts {
   int64_t moe_layers = 0;
 };
 
+struct UnusedTensor {
+  std::string tensor;
+  std::string why;        // it is not used
+  bool expected = false;  // and deserves no remark: frameworks save such tensors needlessly
+};
+
 struct ImportedModel {
   std::unique_ptr<ir::Module> module;
   ModelFacts facts;
@@ -70,7 +76,9 @@ struct ImportedModel {
   FrontendLimits limits;
   std::vector<std::string>
       ignored_keys;  // of config.json: known to have no effect on inference, worth a remark
-  std::vector<std::string> unused_tensors;  // of the checkpoint: read by nothing
+  // Of the checkpoint, read by nothing: those that deserve a remark, and those that frameworks save
+  // needlessly.
+  std::vector<UnusedTensor> unused_tensors, needless_tensors;
   /// One line each, for people: what of the above deserves a remark.
   std::vector<std::string> warnings;
 };

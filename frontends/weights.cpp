@@ -269,25 +269,36 @@ Value* Weights::constant(const std::string& param, const std::vector<double>& va
   return store(param, value);
 }
 
-void Weights::ignore_prefixes(const std::vector<std::string>& prefixes) {
+void Weights::ignore_prefixes(const std::vector<std::string>& prefixes, const char* why) {
   if (is_dummy()) return;
   for (const TensorInfo& info : checkpoint_->tensors()) {
     for (const std::string& prefix : prefixes) {
-      if (info.name.starts_with(prefix)) used_.insert(info.name);
+      if (info.name.starts_with(prefix)) ignore(info.name, why);
     }
   }
 }
 
-std::vector<std::string> Weights::unused() const {
-  std::vector<std::string> names;
-  if (is_dummy()) return names;
+std::vector<UnusedTensor> Weights::unused() const {
+  std::vector<UnusedTensor> all;
+  if (is_dummy()) return all;
   if (tensor_source_ != nullptr) return tensor_source_->unused();
-  const auto add = [&](const std::string& name) {
-    if (!used_.contains(name) && !is_needless_buffer(name)) names.push_back(name);
+  const auto add = [&](const std::string& name, const char* why) {
+    if (used_.contains(name)) return;
+    if (const auto it = ignored_.find(name); it != ignored_.end()) {
+      all.push_back({name, it->second, true});
+    } else if (is_needless_buffer(name)) {
+      all.push_back({name, "follows from the config", true});
+    } else {
+      all.push_back({name, why});
+    }
   };
-  for (const TensorInfo& info : checkpoint_->tensors()) add(info.name);
-  for (const UnreadableTensor& tensor : checkpoint_->unreadable()) add(tensor.name);
-  return names;
+  for (const TensorInfo& info : checkpoint_->tensors()) {
+    add(info.name, "no part of the model asks for it");
+  }
+  for (const UnreadableTensor& tensor : checkpoint_->unreadable()) {
+    add(tensor.name, "its element type is not read, and no part of the model asks for it");
+  }
+  return all;
 }
 
 }  // namespace shunt

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "frontends/frontend.h"
 #include "frontends/quantization.h"
 #include "ir/module.h"
 
@@ -33,7 +34,7 @@ class TensorSource {
   virtual ir::Value* load(ir::GraphBuilder& builder, const std::string& name,
                           const std::vector<int64_t>& shape) = 0;
   /// Tensors of the checkpoint that no load() used.
-  virtual std::vector<std::string> unused() const = 0;
+  virtual std::vector<UnusedTensor> unused() const = 0;
 };
 
 class Weights {
@@ -68,12 +69,12 @@ class Weights {
   bool has_shape(const std::string& name, const Shape& shape) const;
   bool is_dummy() const { return checkpoint_ == nullptr; }
   /// Says that a tensor is known and needed by nothing (a copy of tied embeddings).
-  void ignore(const std::string& name) { used_.insert(name); }
+  void ignore(const std::string& name, const char* why) { ignored_.emplace(name, why); }
   /// The same for all tensors whose names begin so.
-  void ignore_prefixes(const std::vector<std::string>& prefixes);
-  /// Checkpoint tensors that no request named; buffers that frameworks save needlessly are left
-  /// out.
-  std::vector<std::string> unused() const;
+  void ignore_prefixes(const std::vector<std::string>& prefixes, const char* why);
+  /// Checkpoint tensors that no request named. Expected are those of ignore() and buffers that
+  /// frameworks save needlessly.
+  std::vector<UnusedTensor> unused() const;
 
  private:
   /// How a tensor is stored.
@@ -110,6 +111,7 @@ class Weights {
   Quantization quantization_;
   int64_t next_seed_ = 1;  // a parameter's own, in order of creation
   std::set<std::string, std::less<>> used_;
+  std::map<std::string, const char*> ignored_;                  // to why
   std::map<std::pair<std::string, bool>, ir::Value*> sources_;  // by name and `columns`
 };
 

@@ -1,5 +1,5 @@
 // Printing and parsing attribute values, derived from each struct's fields() list. Used by
-// ir/text.cpp only.
+// ir/text.cpp and frontends/describe.cpp.
 #pragma once
 
 #include <fmt/format.h>

@@ -61,10 +61,7 @@ struct Imported {
   ImportedModel model;
 };
 
-Imported import(const CompileOptions& options) {
-  require_model_dir(options.model_dir);
-  Imported in;
-  if (!options.dummy_weights) in.checkpoint = Checkpoint::open(options.model_dir);
+FrontendOptions frontend_options(const CompileOptions& options) {
   FrontendOptions f;
   f.model_dir = options.model_dir;
   f.dtype = options.dtype;
@@ -79,6 +76,14 @@ Imported import(const CompileOptions& options) {
   f.dummy_weights = options.dummy_weights;
   f.force_routing = options.force_routing;
   f.allow_unused_tensors = options.allow_unused_tensors;
+  return f;
+}
+
+Imported import(const CompileOptions& options) {
+  require_model_dir(options.model_dir);
+  const FrontendOptions f = frontend_options(options);
+  Imported in;
+  if (!options.dummy_weights) in.checkpoint = Checkpoint::open(options.model_dir);
   in.model = import_model(f, in.checkpoint ? &*in.checkpoint : nullptr);
   if (options.on_warning) {
     for (const std::string& w : in.model.warnings) options.on_warning(w);
@@ -335,6 +340,13 @@ ModuleForReference import_module(const CompileOptions& options, bool after_passe
   out.forced_width = options.force_routing ? in.model.facts.experts_per_token : 0;
   out.module = std::move(in.model.module);
   return out;
+}
+
+Explanation explain(const CompileOptions& options) {
+  require_model_dir(options.model_dir);
+  std::optional<Checkpoint> checkpoint;
+  if (!options.dummy_weights) checkpoint = Checkpoint::open(options.model_dir);
+  return explain_model(frontend_options(options), checkpoint ? &*checkpoint : nullptr);
 }
 
 }  // namespace shunt

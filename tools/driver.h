@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "frontends/explain.h"
 #include "ir/module.h"
 #include "runtime/plan/plan.h"
 
@@ -88,5 +89,8 @@ struct ModuleForReference {
   int64_t forced_width = 0;  // k of the inputs forced.N; 0: none
 };
 ModuleForReference import_module(const CompileOptions& options, bool after_passes);
+
+/// What of a model directory became what: frontends/explain.h.
+Explanation explain(const CompileOptions& options);
 
 }  // namespace shunt

@@ -200,12 +200,17 @@ Value* Shards::read(GraphBuilder& builder, const Part& part, const Shape& shape)
 }
 
 /// `shape` from parts that are equal along `axis`. `may_be_whole`: every rank may hold all of it.
+Value* Shards::read_first(GraphBuilder& builder, const std::vector<Part>& parts,
+                          const Shape& shape) {
+  for (const Part& part : parts) copies_.insert(part.name);
+  return read(builder, parts[0], shape);
+}
+
 Value* Shards::join(GraphBuilder& builder, const std::vector<Part>& parts, int64_t axis,
                     const Shape& shape, bool may_be_whole) {
   const auto n = static_cast<int64_t>(parts.size());
   if (n == 1 || (may_be_whole && parts[0].info->shape == shape)) {
-    for (const Part& part : parts) used_.insert(part.name);
-    return read(builder, parts[0], shape);
+    return read_first(builder, parts, shape);
   }
   const auto at = static_cast<size_t>(axis);
   if (shape[at] % n != 0) {
@@ -277,8 +282,7 @@ Value* Shards::load_experts(GraphBuilder& builder, int64_t layer, const std::str
     for (size_t r = 0; r < ranks_.size(); ++r) parts.push_back(expert_part(r, layer, e, leaf));
     Value* v = nullptr;
     if (!up && one.size() == 1) {  // the output's bias is added once
-      for (const Part& part : parts) used_.insert(part.name);
-      v = read(builder, parts[0], one);
+      v = read_first(builder, parts, one);
     } else {
       v = join(builder, parts, up ? 0 : 1, one, true);
     }
@@ -324,20 +328,25 @@ Value* Shards::load(GraphBuilder& builder, const std::string& name, const Shape&
   if (path.find("dense_h_to_4h.") != path.npos) return join(builder, parts, 0, shape, false);
   if (path == "attention.dense.weight" || path.ends_with("dense_4h_to_h.weight"))
     return join(builder, parts, 1, shape, false);
-  for (const Part& part : parts) used_.insert(part.name);  // replicated
-  return read(builder, parts[0], shape);
+  return read_first(builder, parts, shape);
 }
 
-std::vector<std::string> Shards::unused() const {
-  std::vector<std::string> names;
+std::vector<UnusedTensor> Shards::unused() const {
+  std::vector<UnusedTensor> all;
   for (const TensorInfo& t : checkpoint_.tensors()) {
-    // States of random generators and the like, beside the model, are no weights.
+    if (used_.contains(t.name)) continue;
     const std::string& file = checkpoint_.files()[static_cast<size_t>(t.file)].name;
     const bool main = std::ranges::find(spec_.files, file) != spec_.files.end();
-    if (main && !t.name.starts_with(file + ":" + prefix_)) continue;
-    if (!used_.contains(t.name)) names.push_back(t.name);
+    if (copies_.contains(t.name)) {
+      all.push_back({t.name, "is the same on every rank: the first one's is read", true});
+    } else if (main && !t.name.starts_with(file + ":" + prefix_)) {
+      // Of random generators and the like.
+      all.push_back({t.name, "is a state of the training beside the model", true});
+    } else {
+      all.push_back({t.name, "no part of the model asks for it"});
+    }
   }
-  return names;
+  return all;
 }
 
 }  // namespace shunt::deepspeed

@@ -27,7 +27,7 @@ class Shards : public TensorSource {
   bool has(const std::string& name) const override;
   ir::Value* load(ir::GraphBuilder& builder, const std::string& name,
                   const std::vector<int64_t>& shape) override;
-  std::vector<std::string> unused() const override;
+  std::vector<UnusedTensor> unused() const override;
 
   bool is_moe(int64_t layer) const;
   /// Rows of the embedding table, all ranks together.
@@ -47,6 +47,9 @@ class Shards : public TensorSource {
   Part expert_part(size_t rank, int64_t layer, int64_t expert, const std::string& leaf) const;
   std::string path_of(const std::string& name) const;
   ir::Value* read(ir::GraphBuilder& builder, const Part& part, const Shape& shape);
+  /// What is replicated: the first rank's.
+  ir::Value* read_first(ir::GraphBuilder& builder, const std::vector<Part>& parts,
+                        const Shape& shape);
   ir::Value* join(ir::GraphBuilder& builder, const std::vector<Part>& parts, int64_t axis,
                   const Shape& shape, bool may_be_whole);
   std::vector<Part> all_ranks(const std::string& path) const;
@@ -68,7 +71,7 @@ class Shards : public TensorSource {
   std::string attention_;      // "attention" or "self_attention"
   std::string moe_;            // "mlp.deepspeed_moe" or "mlp.moe.deepspeed_moe"
   double version_ = 0;
-  std::set<std::string> used_;
+  std::set<std::string> used_, copies_;
 };
 
 }  // namespace shunt::deepspeed

@@ -1,13 +1,11 @@
-// Reading of config.json, strict about what it does not understand. Entry points: Config::read,
-// Config::finish. Tested by tests/frontends/config_test.cpp; fuzzed by tests/fuzz/fuzz_config.cpp.
+// Reading of config.json. Entry point: Config::read. Tested by tests/frontends/config_test.cpp;
+// fuzzed by tests/fuzz/fuzz_config.cpp.
 #include "frontends/hf/config.h"
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
-#include <set>
 
-#include "frontends/hf/inert_keys.h"
+#include "frontends/hf/config_document.h"
 #include "ir/error.h"
 #include "runtime/checkpoint/strict_json.h"
 
@@ -20,13 +18,6 @@ namespace {
 constexpr int64_t kMaxConfigBytes = 4 << 20;
 constexpr int kMaxConfigDepth = 16;
 constexpr size_t kMaxListLength = 65536;
-
-/// A value that says "this feature is off" whatever the key means.
-bool is_neutral(const json& value) {
-  return value.is_null() || value == false ||
-         ((value.is_array() || value.is_object() || value.is_string()) && value.empty()) ||
-         (value.is_string() && value.get_ref<const std::string&>().empty());
-}
 
 std::string_view kind_of(const json& value) { return value.type_name(); }
 
@@ -51,12 +42,6 @@ void unwrap_text_config(json& root, const std::string& file) {
 }
 
 }  // namespace
-
-struct Config::Document {
-  json root;
-  std::string file;
-  mutable std::set<std::string, std::less<>> read;  // paths of keys that were asked for
-};
 
 /// A value and the spelling it was found under; value is nullptr if absent.
 struct Config::Found {
@@ -89,6 +74,7 @@ Config::Found Config::find(Keys keys) const {
   Found found;
   for (const char* key : keys) {
     document_->read.insert(prefix_ + key);
+    document_->spellings[prefix_ + key].insert(keys.begin(), keys.end());
     const auto it = node.find(key);
     if (it == node.end() || it->is_null()) continue;
     if (found.value != nullptr && *found.value != *it) {
@@ -245,26 +231,6 @@ std::optional<Config> Config::object(const char* key) const {
   if (!value->is_object()) fail(key, fmt::format("expected an object, found {}", kind_of(*value)));
   document_->read.insert(prefix_ + key + ".");
   return Config(document_, value, prefix_ + key + ".");
-}
-
-std::vector<std::string> Config::finish(std::string_view family) const {
-  std::vector<std::string> ignored;
-  const json& node = *static_cast<const json*>(node_);
-  for (const auto& [key, value] : node.items()) {
-    const std::string path = prefix_ + key;
-    if (document_->read.contains(path)) {
-      if (!value.is_object() || !document_->read.contains(path + ".")) continue;
-      const Config child(document_, &value, path + ".");
-      for (std::string& name : child.finish(family)) ignored.push_back(std::move(name));
-      continue;
-    }
-    const InertKey* inert = prefix_.empty() ? find_inert_key(key) : nullptr;
-    if (inert != nullptr && inert->remark && !is_neutral(value)) ignored.push_back(path);
-    if (inert != nullptr || is_neutral(value)) continue;
-    user_error("{}: key {} is not understood by family '{}' and could change the result",
-               document_->file, quote_name(path), family);
-  }
-  return ignored;
 }
 
 }  // namespace shunt::hf

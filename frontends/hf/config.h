@@ -71,6 +71,26 @@ class Config {
   /// a remark.
   std::vector<std::string> finish(std::string_view family) const;
 
+  /// What became of each key, nested ones included, in the file's order (alphabetic).
+  struct KeyReport {
+    enum class State {
+      read,     // a getter asked for it
+      inert,    // on the list of keys without effect on inference
+      neutral,  // nobody asked, and its value turns nothing on
+      unknown,  // finish() throws
+    };
+    std::vector<std::string> path;  // {"rope_parameters", "rope_theta"}
+    std::string value;              // JSON; long ones are cut
+    State state = State::read;
+    bool remark = false;  // inert, but worth a line to the user
+    std::string name() const;
+  };
+  std::vector<KeyReport> report() const;
+
+  /// Copies of the whole config in which the key at `path` (in all its spellings) is missing, or
+  /// has another value of its kind: what becomes different when they are read depends on the key.
+  std::vector<Config> variations(const std::vector<std::string>& path) const;
+
   /// Throws a UserError "<file>: key '<key>': <message>".
   [[noreturn]] void fail(std::string_view key, std::string_view message) const;
   const std::string& file() const;

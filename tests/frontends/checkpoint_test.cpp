@@ -63,7 +63,10 @@ TEST_F(CheckpointNeeds, nothing_more) {
   EXPECT_TRUE(import("llama", tensors).warnings.empty());
   tensors["multi_modal_projector.weight"] = {DType::f32, {4}};
   const ImportedModel model = import("llama", tensors);
-  EXPECT_EQ(model.unused_tensors, (std::vector<std::string>{"multi_modal_projector.weight"}));
+  ASSERT_EQ(model.unused_tensors.size(), 1u);
+  EXPECT_EQ(model.unused_tensors[0].tensor, "multi_modal_projector.weight");
+  ASSERT_EQ(model.needless_tensors.size(), 1u);
+  EXPECT_EQ(model.needless_tensors[0].why, "follows from the config");
   EXPECT_EQ(model.warnings.size(), 1u);
   tensors["model.layers.0.self_attn.sinks"] = {DType::f32, {4}};
   EXPECT_NE(error("llama", tensors)

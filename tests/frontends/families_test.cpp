@@ -27,7 +27,7 @@ std::string import_case(const std::string& name, FrontendOptions options = small
   dir.write("model.safetensors", test_data("conformance/" + name + "/model.safetensors"));
   const ImportedModel model = dir.import(options);
   ir::verify(*model.module);
-  EXPECT_TRUE(model.unused_tensors.empty()) << model.unused_tensors[0];
+  EXPECT_TRUE(model.unused_tensors.empty()) << model.unused_tensors[0].tensor;
   EXPECT_TRUE(model.warnings.empty()) << model.warnings[0];
   return ir::print(*model.module);
 }

@@ -10,7 +10,7 @@ flags="-std=c++20 -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-saniti
 objects=""
 for source in "$root"/ir/*.cpp "$root"/ir/ops/*.cpp "$root"/runtime/checkpoint/*.cpp "$root"/runtime/plan/*.cpp \
   "$root"/runtime/engine/tokenizer*.cpp "$root"/frontends/*.cpp "$root"/frontends/hf/*.cpp \
-  "$root"/frontends/hf/families/*.cpp; do
+  "$root"/frontends/hf/families/*.cpp "$root"/frontends/deepspeed/*.cpp; do
   object=$out/$(echo "${source#"$root"/}" | tr / _ | sed 's/cpp$/o/')
   if [ ! "$object" -nt "$source" ]; then clang++-14 $flags -c "$source" -o "$object"; fi
   objects="$objects $object"
