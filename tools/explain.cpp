@@ -153,7 +153,8 @@ ordered_json explain_json(const Explanation& e) {
   for (const UnusedTensor& tensor : e.unused) {
     unused.push_back({{"tensor", tensor.tensor}, {"why", tensor.why}});
   }
-  return {{"config", e.file},
+  return {{"schema", 1},
+          {"config", e.file},
           {"keys", keys},
           {"model", model},
           {"tensors", tensors},

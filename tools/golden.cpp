@@ -126,8 +126,11 @@ std::vector<GoldenSequence> load_json(const fs::path& path) {
       s.greedy_ids = prompt.at("greedy_ids").get<std::vector<int32_t>>();
       s.greedy_margin = prompt.at("greedy_margin").get<std::vector<float>>();
     }
-  } catch (const nlohmann::json::exception& e) {
-    user_error("{}: not a golden file: {}", path.string(), e.what());
+  } catch (const nlohmann::json::exception&) {
+    user_error(
+        "{}: not a golden file: it must be JSON with \"prompts\", each with \"input_ids\", "
+        "\"greedy_ids\" and \"greedy_margin\"",
+        path.string());
   }
   const TensorFile file(path.parent_path() / (path.stem().string() + "_logits.safetensors"));
   for (size_t i = 0; i < out.size(); ++i) {

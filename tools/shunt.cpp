@@ -14,6 +14,20 @@
 
 namespace {
 
+/// The first word of the command line that looks like a flag and is none; "" if there is none.
+std::string unknown_flag(const CLI::App& command, int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word.size() < 2 || word[0] != '-' || word[1] == '.' || (word[1] >= '0' && word[1] <= '9'))
+      continue;
+    if (word == "--") break;
+    const bool is_long = word[1] == '-';
+    const std::string name(is_long ? word.substr(0, word.find('=')) : word.substr(0, 2));
+    if (command.get_option_no_throw(name) == nullptr) return name;
+  }
+  return "";
+}
+
 /// One line for a command line that does not parse.
 int report_usage(const CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {
   const auto commands = app.get_subcommands();
@@ -24,6 +38,11 @@ int report_usage(const CLI::App& app, const CLI::ParseError& error, int argc, ch
     for (const CLI::App* c : app.get_subcommands([](const CLI::App*) { return true; })) {
       what += ' ' + c->get_name();
     }
+  }
+  // A misspelt flag comes first: what else is wrong may follow from it.
+  if (const std::string flag = commands.empty() ? "" : unknown_flag(*commands[0], argc, argv);
+      !flag.empty()) {
+    what = fmt::format("unknown flag {}", flag);
   }
   fmt::print(stderr, "shunt: error: {} (see `shunt{} -h`)\n", what,
              commands.empty() ? "" : " " + commands[0]->get_name());

@@ -288,6 +288,23 @@ TEST_F(BadModel, TokenizerMissing) {
   expect_error(shunt({"run", plan_, "-p", "hello"}), kBadInput, {"tokenizer.json", "--ids"});
 }
 
+TEST_F(BadModel, TokenizerOfAnotherKind) {
+  write_file(fs::path(model_) / "tokenizer.json",
+             R"({"model": {"type": "WordLevel", "vocab": {"a": 0}}, "decoder": null})");
+  expect_error(shunt({"run", plan_, "-p", "hello"}), kBadInput,
+               {"tokenizer.json: model", "'WordLevel'", "--ids"});
+  write_file(fs::path(model_) / "tokenizer.json", "{\"model\": ");
+  expect_error(shunt({"run", plan_, "-p", "hello"}), kBadInput, {"tokenizer.json"});
+  const Ran ids = shunt({"run", plan_, "-p", "1,2", "-n", "1", "--ids"});
+  EXPECT_EQ(ids.code, 0) << ids.err;  // no tokenizer is needed
+}
+
+TEST(CliError, MisspeltFlagsComeFirst) {
+  expect_error(shunt({"run", storyteller(), "--promt", "hi"}), kBadInput,
+               {"unknown flag --promt", "shunt run -h"});
+  expect_error(shunt({"bench", storyteller(), "-x", "3"}), kBadInput, {"unknown flag -x"});
+}
+
 TEST(CliError, GpuPlanWithoutGpu) {
   expect_error(shunt({"run", gpu_plan(), "-p", "hi", "--sealed"}), kIncompatible,
                {"sm_90a", "GPU"});
