@@ -1,5 +1,5 @@
 // Checkpoints with quantised weights (tests/data/quantised, made by make.py there) against what
-// they expand to in bf16, and what is refused.
+// they expand to in bf16 and against transformers, and what is refused.
 #include "frontends/quantization.h"
 
 #include <gtest/gtest.h>
@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <map>
 #include <span>
 
@@ -20,33 +21,75 @@ namespace {
 const std::filesystem::path kFolder =
     std::filesystem::path(SHUNT_SOURCE_DIR) / "tests/data/quantised";
 
-class Quantised : public testing::TestWithParam<std::pair<const char*, const char*>> {};
+/// The tensors of a folder as bf16: NAME_blocks and NAME_scales as NAME [E, K, N], and NAME with
+/// NAME_scale_inv (blocks of 128 x 128) as NAME.
+StoredTensors expanded(const StoredTensors& tensors) {
+  StoredTensors out;
+  const auto byte = [](const std::string& bytes, int64_t i) {
+    return static_cast<uint8_t>(bytes[static_cast<size_t>(i)]);
+  };
+  const auto put = [](std::string& bytes, int64_t i, float value) {
+    const uint16_t bits = bf16_from_f32(value);
+    std::memcpy(bytes.data() + 2 * i, &bits, 2);
+  };
+  for (const auto& [name, tensor] : tensors) {
+    if (name.ends_with("_scales") || name.ends_with("_scale_inv")) continue;
+    if (name.ends_with("_blocks")) {
+      const std::string plain = name.substr(0, name.size() - 7);
+      const std::string& scales = tensors.at(plain + "_scales").bytes;
+      const int64_t e = tensor.shape[0], n = tensor.shape[1], k = tensor.shape[2] * 32;
+      StoredTensor& t = out[plain] = {DType::bf16, {e, k, n}, std::string(e * n * k * 2, '\0')};
+      for (int64_t i = 0; i < e * n * k; ++i) {
+        const int64_t matrix = i / (n * k), row = i / k % n, column = i % k;
+        const uint8_t half = byte(tensor.bytes, i / 2) >> (i % 2 * 4);
+        put(t.bytes, (matrix * k + column) * n + row,
+            f32_from_e2m1(half) * f32_from_e8m0(byte(scales, i / 32)));
+      }
+    } else if (tensor.dtype == DType::f8e4m3) {
+      const StoredTensor& scale = tensors.at(name + "_scale_inv");
+      const std::vector<float> scales =
+          floats_from(std::as_bytes(std::span(scale.bytes)), scale.dtype);
+      const int64_t n = tensor.shape[0], k = tensor.shape[1];
+      StoredTensor& t = out[name] = {DType::bf16, tensor.shape, std::string(n * k * 2, '\0')};
+      for (int64_t i = 0; i < n * k; ++i) {
+        const int64_t group = i / k / 128 * scale.shape[1] + i % k / 128;
+        put(t.bytes, i,
+            f32_from_f8e4m3(byte(tensor.bytes, i)) * scales[static_cast<size_t>(group)]);
+      }
+    } else {
+      out[name] = tensor;
+    }
+  }
+  return out;
+}
+
+class Quantised : public testing::TestWithParam<const char*> {};
 
 TEST_P(Quantised, logits_are_those_of_the_expanded_checkpoint) {
+  const std::string name = GetParam();
+  const ModelDir plain(
+      edited(test_data("quantised/" + name + "/config.json"), {{"quantization_config", ""}}));
+  plain.write_tensors(expanded(read_tensors(kFolder / name)));
   const std::vector<int32_t> ids = some_ids(24, 64);
-  const auto [quantised, expanded] = GetParam();
-  const Matrix want = logits_of(kFolder / expanded, ids);
-  EXPECT_EQ(logits_of(kFolder / quantised, ids).data, want.data);
+  EXPECT_EQ(logits_of(kFolder / name, ids).data, logits_of(plain.path(), ids).data);
   for (const bool after_passes : {false, true}) {
-    const auto evaluate = [&](const char* name) {
-      return logits_of(*make_reference_runner(small_cpu_options(kFolder / name), after_passes, 16),
-                       ids);
+    const auto evaluate = [&](const std::filesystem::path& folder) {
+      return logits_of(*make_reference_runner(small_cpu_options(folder), after_passes, 16), ids);
     };
-    EXPECT_EQ(evaluate(quantised).data, evaluate(expanded).data);
+    EXPECT_EQ(evaluate(kFolder / name).data, evaluate(plain.path()).data);
   }
 }
 
 TEST_P(Quantised, goldens_are_those_of_transformers) {
-  const auto golden = load_golden(kFolder / GetParam().first / "golden.safetensors");
-  CpuModel model(small_cpu_options(kFolder / GetParam().first));
+  const auto golden = load_golden(kFolder / GetParam() / "golden.safetensors");
+  CpuModel model(small_cpu_options(kFolder / GetParam()));
   for (const VerifyLine& line : verify_golden(model.runner(), golden, {}).lines)
     EXPECT_TRUE(line.ok) << line.what << ": " << line.text;
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, Quantised,
-                         testing::Values(std::pair{"gpt_oss_mxfp4", "gpt_oss_bf16"},
-                                         std::pair{"deepseek_v3_fp8", "deepseek_v3_bf16"}),
-                         [](const auto& info) { return std::string(info.param.first); });
+                         testing::Values("gpt_oss_mxfp4", "deepseek_v3_fp8"),
+                         [](const auto& info) { return std::string(info.param); });
 
 // ---- fp8 in every arrangement: joint and grouped QKV, fused gate and up, columns, experts ----
 
@@ -186,7 +229,7 @@ TEST(Quantization, other_methods_are_refused_by_name) {
   expect_error(error(R"({"quant_method": "fp8", "weight_block_size": [128, 128],
                          "activation_scheme": "static"})"),
                "quantization_config.activation_scheme': is not dynamic");
-  expect_error(import_with("gpt_oss_bf16", {{"compression_config", R"({"format": "int"})"}}),
+  expect_error(import_with("gpt_oss_mxfp4", {{"compression_config", R"({"format": "int"})"}}),
                "compressed-tensors");
 }
 

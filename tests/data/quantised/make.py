@@ -1,20 +1,23 @@
-"""Makes the folders beside it: checkpoints as published, and what they expand to in bf16.
+"""Makes the folders beside it, checkpoints as published, and in OUT what they expand to in bf16, from which transformers
+makes their goldens. Needs numpy and ml_dtypes; `make test` does not run it.
 
-  python3 make.py    (needs numpy and ml_dtypes; `make test` does not run it)
-  python3 ../conformance/make_golden.py gpt_oss_mxfp4 gpt_oss_bf16, and the same for deepseek_v3
+  python3 make.py OUT
+  python3 ../conformance/make_golden.py gpt_oss_mxfp4 OUT/gpt_oss_bf16, and the same for deepseek_v3_fp8
 
 gpt_oss_mxfp4: ../conformance/gpt_oss with its experts as MXFP4. deepseek_v3_fp8: random weights, sized
 so that 128 x 128 blocks are partial along either axis, both, or neither; matrices of the attention are
-left in bf16 where modules_to_not_convert says so. *_bf16: the same, expanded here, in their usual layout.
+left in bf16 where modules_to_not_convert says so.
 """
 import json
 import pathlib
 import struct
+import sys
 
 import ml_dtypes
 import numpy as np
 
 HERE = pathlib.Path(__file__).parent
+OUT = pathlib.Path(sys.argv[1])
 NAMES = {"BF16": ml_dtypes.bfloat16, "F32": np.float32, "U8": np.uint8, "F8_E4M3": ml_dtypes.float8_e4m3fn}
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
@@ -87,7 +90,7 @@ def gpt_oss():
         blocks, scales, meant = to_mxfp4(np.swapaxes(x, 1, 2))  # the bf16 layout is [E, K, N]
         packed[name + "_blocks"], packed[name + "_scales"] = blocks, scales
         plain[name] = np.swapaxes(meant, 1, 2)
-    write(HERE / "gpt_oss_bf16", config, plain)
+    write(OUT / "gpt_oss_bf16", config, plain)
     config["quantization_config"] = {
         "quant_method": "mxfp4",
         "modules_to_not_convert": [
@@ -147,7 +150,7 @@ def deepseek_v3():
         mlp(p + "mlp.shared_experts.", width)
         for e in range(experts):
             mlp(f"{p}mlp.experts.{e}.", width)
-    write(HERE / "deepseek_v3_bf16", config, plain)
+    write(OUT / "deepseek_v3_bf16", config, plain)
     config["quantization_config"] = {
         "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128],
         "modules_to_not_convert": ["lm_head", "kv_b_proj"]}
