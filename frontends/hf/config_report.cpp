@@ -36,7 +36,8 @@ std::vector<json> others(const json& value) {
     const auto n = value.get<int64_t>();
     // Sizes divide each other; counts and ids have neighbours.
     std::vector<json> more = {0, 1, -1};
-    if (std::abs(n) < int64_t{1} << 40) more.insert(more.end(), {2 * n, n / 2, n + 1, n - 1});
+    constexpr int64_t kLarge = int64_t{1} << 40;
+    if (n > -kLarge && n < kLarge) more.insert(more.end(), {2 * n, n / 2, n + 1, n - 1});
     return more;
   }
   if (value.is_number()) {

@@ -61,6 +61,18 @@ TEST(Explain, LayersThatDiffer) {
   EXPECT_NE(window[0].find("0 in "), std::string::npos) << window[0];
 }
 
+TEST(Explain, NumbersWithoutNeighbours) {
+  for (const char* id : {"-9223372036854775808", "9223372036854775807"}) {
+    const Explanation e =
+        of_config(edited(test_data("conformance/mixtral/config.json"), {{"pad_token_id", id}}));
+    EXPECT_EQ(key(e, "pad_token_id").value, id);
+    const std::string error = user_error_of([&] {
+      of_config(edited(test_data("conformance/mixtral/config.json"), {{"bos_token_id", id}}));
+    });
+    EXPECT_EQ(error.find('\n'), std::string::npos);  // read or refused, in one line
+  }
+}
+
 TEST(Explain, BothSpellingsDecide) {
   const Explanation e =
       of_config(edited(test_data("conformance/mixtral/config.json"), {{"num_experts", "8"}}));
