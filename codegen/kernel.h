@@ -92,6 +92,8 @@ class StepBuilder {
   virtual Arg scratch(int64_t bytes) = 0;
   /// Address of the true value of a dim, in device memory.
   virtual Arg dim_ptr(std::string_view dim) = 0;
+  /// A number that differs between ranks, as an int32: by rank of the world.
+  virtual Arg rank_value(const std::vector<int64_t>& by_rank) = 0;
   static Arg i32(const DimExpr& value);
   static Arg i64(const DimExpr& value);
   static Arg f32(double value);
@@ -109,6 +111,7 @@ class StepBuilder {
   virtual void matmul(Matmul matmul) = 0;
   virtual void copy(Copy copy) = 0;
   virtual void fill(Fill fill) = 0;
+  virtual void collective(Collective collective) = 0;
 };
 
 }  // namespace shunt::codegen

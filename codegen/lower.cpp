@@ -107,10 +107,18 @@ class ProgramLowering : public StepBuilder {
     for (const auto& op : graph_.ops) {
       if (op->kind != OpKind::store) continue;
       const Arg to = state_.fixed.at(op->operand(1));
-      auto steps = codegen::lower_store(
-          *op->operand(0), to, state_.options,
-          [&](const ir::Op& dummy) { emit_dummy(dummy, op->operand(1)->type, to); });
-      std::move(steps.begin(), steps.end(), std::back_inserter(program_.steps));
+      const ir::Value& value = *op->operand(0);
+      // What ranks hold parts of is read by each for itself.
+      const bool parts = differs_by_rank(value);
+      for (int rank = 0; rank < (parts ? state_.module.mesh.size() : 1); ++rank) {
+        const size_t first = program_.steps.size();
+        auto steps = codegen::lower_store(
+            value, to, state_.options, state_.module.mesh, rank,
+            [&](const ir::Op& dummy) { emit_dummy(dummy, op->operand(1)->type, to); });
+        std::move(steps.begin(), steps.end(), std::back_inserter(program_.steps));
+        for (size_t i = first; parts && i < program_.steps.size(); ++i)
+          program_.steps[i].rank = rank;
+      }
     }
     finish();
   }
@@ -146,6 +154,16 @@ class ProgramLowering : public StepBuilder {
             .text = {}};
   }
 
+  Arg rank_value(const std::vector<int64_t>& by_rank) override {
+    auto& tables = state_.out.plan.rank_tables;
+    auto it = std::find(tables.begin(), tables.end(), by_rank);
+    if (it == tables.end()) it = tables.insert(it, by_rank);
+    return {.kind = Arg::Kind::rank,
+            .index = static_cast<int>(it - tables.begin()),
+            .dim = {},
+            .text = {}};
+  }
+
   void launch(const KernelSource& kernel, LaunchSpec spec) override {
     Launch l;
     l.kernel = state_.kernel(kernel);
@@ -167,6 +185,7 @@ class ProgramLowering : public StepBuilder {
   void matmul(Matmul m) override { add(std::move(m)); }
   void copy(Copy c) override { add(std::move(c)); }
   void fill(Fill f) override { add(std::move(f)); }
+  void collective(Collective c) override { add(std::move(c)); }
 
  private:
   int new_workspace(std::string name, Type type, int64_t bytes) {
@@ -245,6 +264,9 @@ class ProgramLowering : public StepBuilder {
       arg(c->to);
     } else if (const auto* fill = std::get_if<Fill>(&step.what)) {
       arg(fill->to);
+    } else if (const auto* collective = std::get_if<Collective>(&step.what)) {
+      arg(collective->from);
+      arg(collective->to);
     }
   }
 
@@ -347,6 +369,7 @@ Lowered lower(const ir::Module& module, const LowerOptions& options) {
   plan.limits = options.limits;
   plan.limits.page_size = module.page_size;
   plan.dims = module.dims;
+  plan.mesh = module.mesh;
   place_params_and_states(state);
   place_ports(state);
   for (const auto& graph : module.graphs) {

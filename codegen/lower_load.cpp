@@ -39,9 +39,11 @@ Sizes dense_strides(const Sizes& shape, int64_t element) {
 
 class StoreLowering {
  public:
-  StoreLowering(const Arg& to, const LowerOptions& options) : to_(to), options_(options) {}
+  StoreLowering(const Arg& to, const LowerOptions& options, const Mesh& mesh, int rank)
+      : to_(to), options_(options), mesh_(mesh), rank_(rank) {}
 
   std::vector<Step> steps;
+  bool padded = false;  // some of the parameter is zero on this rank
 
   void place(const ir::Value& v, const Box& box) {
     const ir::Op* op = v.def;
@@ -49,8 +51,9 @@ class StoreLowering {
     switch (op->kind) {
       case OpKind::checkpoint: return place_checkpoint(*op, box);
       case OpKind::dequantize: return place_matrices(*op, box, {});
-      case OpKind::constant: return place_constant(*op);
+      case OpKind::constant: return place_constant(*op, box);
       case OpKind::slice: return place_slice(*op, box);
+      case OpKind::shard: return place_shard(*op, box);
       case OpKind::concat: return place_concat(*op, box);
       case OpKind::transpose: return place_transpose(*op, box);
       case OpKind::reshape: return place_reshape(*op, box);
@@ -68,6 +71,30 @@ class StoreLowering {
     const auto& a = op.as<ir::SliceAttrs>();
     box.begin[a.axis] += a.begin;
     place(*op.operand(0), box);
+  }
+
+  /// The runs of this rank, one after another. What lies behind them is zero, by a fill before all
+  /// reads.
+  void place_shard(const ir::Op& op, const Box& box) {
+    const auto& a = op.as<ir::ShardAttrs>();
+    const auto axis = static_cast<size_t>(a.axis);
+    if (box.step[axis] != 1) return place_each(op, box, a.axis);
+    const ir::Runs& runs = a.runs[static_cast<size_t>(mesh_.index(a.over, rank_))];
+    const int64_t end = box.begin[axis] + box.size[axis];
+    int64_t at = 0;  // where this run begins on the rank
+    for (size_t i = 0; i < runs.size(); i += 2) {
+      const int64_t n = runs[i + 1] - runs[i];
+      const int64_t first = std::max(box.begin[axis], at), last = std::min(end, at + n);
+      if (first < last) {
+        Box sub = box;
+        sub.begin[axis] = runs[i] + first - at;
+        sub.size[axis] = last - first;
+        sub.offset += (first - box.begin[axis]) * box.stride[axis];
+        place(*op.operand(0), sub);
+      }
+      at += n;
+    }
+    padded = padded || at < end;
   }
 
   void place_concat(const ir::Op& op, const Box& box) {
@@ -102,7 +129,6 @@ class StoreLowering {
     if (from != nullptr && from->kind == OpKind::checkpoint &&
         from->as<ir::CheckpointAttrs>().stack == 0)
       return read(*from, from->as<ir::CheckpointAttrs>().tensor, box, shape_of(*op.result()));
-    if (from != nullptr && from->kind == OpKind::constant) return place_constant(*from);
     const Sizes out = shape_of(*op.result()), in = shape_of(*op.operand(0));
     Box inner;
     inner.offset = box.offset;
@@ -195,9 +221,15 @@ class StoreLowering {
     }
   }
 
-  void place_constant(const ir::Op& op) {
+  void place_constant(const ir::Op& op, const Box& box) {
+    const auto& values = op.as<ir::ConstantAttrs>().values;
+    if (box.size[0] > 1 && box.stride[0] != static_cast<int64_t>(sizeof(float)))
+      return place_each(op, box, 0);
     Constant c{to_, {}};
-    for (double v : op.as<ir::ConstantAttrs>().values) c.values.push_back(static_cast<float>(v));
+    c.to.offset += box.offset;
+    for (int64_t i = 0; i < box.size[0]; ++i)
+      c.values.push_back(
+          static_cast<float>(values[static_cast<size_t>(box.begin[0] + i * box.step[0])]));
     const auto bytes = static_cast<int64_t>(c.values.size() * sizeof(float));
     add(std::move(c), "constant", bytes, op.loc);
   }
@@ -293,7 +325,7 @@ class StoreLowering {
       box.size[i] = 1;
     }
     const int64_t rows = box.size.end()[-2], columns = box.size.back();
-    StoreLowering walk(to_, options_);
+    StoreLowering walk(to_, options_, mesh_, rank_);
     walk.place(value, box);
     const Read* read = walk.steps.size() == 1 ? std::get_if<Read>(&walk.steps[0].what) : nullptr;
     if (read == nullptr || read->dequantize || read->transpose_rows != 0) unsupported(value);
@@ -397,23 +429,45 @@ class StoreLowering {
 
   const Arg& to_;
   const LowerOptions& options_;
+  const Mesh& mesh_;
+  const int rank_;
 };
 
-const ir::Op* find_dummy(const ir::Value& value) {
+/// The first op of `kind` among what makes a value, or nullptr.
+const ir::Op* find(const ir::Value& value, OpKind kind) {
   if (value.def == nullptr) return nullptr;
-  if (value.def->kind == OpKind::dummy) return value.def;
+  if (value.def->kind == kind) return value.def;
   for (const ir::Value* v : value.def->operands) {
-    if (const ir::Op* dummy = find_dummy(*v)) return dummy;
+    if (const ir::Op* op = find(*v, kind)) return op;
   }
   return nullptr;
 }
 
+/// A number for the part of a dummy that a rank holds: equal parts have equal ones.
+int64_t part_number(const ir::Value& value, const Mesh& mesh, int rank) {
+  if (value.def == nullptr) return 0;
+  int64_t number = 0;
+  if (value.def->kind == OpKind::shard) {
+    const auto& a = value.def->as<ir::ShardAttrs>();
+    const auto position = static_cast<size_t>(mesh.index(a.over, rank));
+    number = std::find(a.runs.begin(), a.runs.end(), a.runs[position]) - a.runs.begin();
+  }
+  for (const ir::Value* v : value.def->operands)
+    number = number * mesh.size() + part_number(*v, mesh, rank);
+  return number;
+}
+
 }  // namespace
 
+bool differs_by_rank(const ir::Value& value) { return find(value, OpKind::shard) != nullptr; }
+
 std::vector<Step> lower_store(const ir::Value& value, const Arg& to, const LowerOptions& options,
+                              const Mesh& mesh, int rank,
                               const std::function<void(const ir::Op&)>& emit_dummy) {
-  if (const ir::Op* dummy = find_dummy(value)) {
-    emit_dummy(*dummy);
+  if (const ir::Op* dummy = find(value, OpKind::dummy)) {
+    ir::Op part{dummy->kind, dummy->attrs, {}, {}, dummy->loc};
+    part.as<ir::DummyAttrs>().seed += part_number(value, mesh, rank) << 32;
+    emit_dummy(part);
     return {};
   }
   Box whole;
@@ -421,8 +475,17 @@ std::vector<Step> lower_store(const ir::Value& value, const Arg& to, const Lower
   whole.begin.assign(whole.size.size(), 0);
   whole.step.assign(whole.size.size(), 1);
   whole.stride = dense_strides(whole.size, dtype_bytes(value.type.dtype));
-  StoreLowering lowering(to, options);
+  StoreLowering lowering(to, options, mesh, rank);
   lowering.place(value, whole);
+  if (lowering.padded) {
+    Step zero;
+    zero.what = Fill{to, DimExpr(value.type.bytes()), 0};
+    zero.name = "fill.padding";
+    zero.loc = value.def->loc;
+    zero.bytes = DimExpr(value.type.bytes());
+    zero.writes = {to.index};
+    lowering.steps.insert(lowering.steps.begin(), std::move(zero));
+  }
   return std::move(lowering.steps);
 }
 

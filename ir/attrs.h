@@ -10,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "ir/mesh.h"
 #include "ir/types.h"
 
 namespace shunt::ir {
@@ -130,8 +131,14 @@ struct ReshapeAttrs {
 struct EmbeddingAttrs {
   DType out = DType::bf16;
   int64_t offset = 0;  // added to every id (learned positions of OPT start at 2)
+  // Not empty: the table is the rank's part of a larger one, whose rows from begins[index along
+  // `over`] on it holds; an id of another rank gives a row of zeros.
+  MeshAxis over = MeshAxis::tp;
+  std::vector<int64_t> begins = {};
   static constexpr auto fields() {
-    return std::tuple{Field{"out", &EmbeddingAttrs::out}, Field{"offset", &EmbeddingAttrs::offset}};
+    using A = EmbeddingAttrs;
+    return std::tuple{Field{"out", &A::out}, Field{"offset", &A::offset}, Field{"over", &A::over},
+                      Field{"begins", &A::begins}};
   }
   bool operator==(const EmbeddingAttrs&) const = default;
 };
@@ -348,6 +355,64 @@ struct NormGateAttrs : TopkGateAttrs {
         std::tuple{Field{"eps", &NormGateAttrs::eps}, Field{"plus_one", &NormGateAttrs::plus_one}});
   }
   bool operator==(const NormGateAttrs&) const = default;
+};
+
+// ---- many ranks (stage placed): docs/placement.md ----
+
+/// Half-open runs of indices [begin, end), one after another as begin0, end0, begin1, end1, ...
+using Runs = std::vector<int64_t>;
+
+/// What a rank holds of an axis of a tensor: the runs of its position along `over`, joined, then
+/// zeros up to `size`.
+struct ShardAttrs {
+  int64_t axis = 0;
+  MeshAxis over = MeshAxis::tp;
+  int64_t size = 0;
+  std::vector<Runs> runs = {};  // by position along `over`
+  static constexpr auto fields() {
+    using A = ShardAttrs;
+    return std::tuple{Field{"axis", &A::axis}, Field{"over", &A::over}, Field{"size", &A::size},
+                      Field{"runs", &A::runs}};
+  }
+  bool operator==(const ShardAttrs&) const = default;
+};
+
+/// A sum over the ranks of a group, or (reduce_scatter) each rank's part of it.
+struct ReduceAttrs {
+  MeshAxis over = MeshAxis::tp;
+  int64_t ranks = 1;  // of the group: the mesh's size along `over`
+  static constexpr auto fields() {
+    return std::tuple{Field{"over", &ReduceAttrs::over}, Field{"ranks", &ReduceAttrs::ranks}};
+  }
+  bool operator==(const ReduceAttrs&) const = default;
+};
+
+/// The group's parts joined along `axis`, by position. With `sizes` only the first sizes[i] indices
+/// of part i count.
+struct GatherAttrs {
+  int64_t axis = 0;
+  MeshAxis over = MeshAxis::tp;
+  int64_t ranks = 1;
+  std::vector<int64_t> sizes = {};
+  static constexpr auto fields() {
+    using A = GatherAttrs;
+    return std::tuple{Field{"axis", &A::axis}, Field{"over", &A::over}, Field{"ranks", &A::ranks},
+                      Field{"sizes", &A::sizes}};
+  }
+  bool operator==(const GatherAttrs&) const = default;
+};
+
+/// Which of a token's routes are this rank's, as slots of its experts. An expert's replicas are
+/// rows (ep position, slot, upper end of its share of [0, 1)) of the table; the first that token t
+/// with u = route_share(t) (ir/random.h) falls under takes the route, the same on all ranks.
+struct LocalRoutesAttrs {
+  int64_t experts = 0;   // of the model
+  int64_t replicas = 1;  // rows of the table an expert; unused ones have a share of 0
+  static constexpr auto fields() {
+    return std::tuple{Field{"experts", &LocalRoutesAttrs::experts},
+                      Field{"replicas", &LocalRoutesAttrs::replicas}};
+  }
+  bool operator==(const LocalRoutesAttrs&) const = default;
 };
 
 struct RouteSortAttrs {

@@ -49,6 +49,14 @@ void Module::remove_param(const Value* value) {
   std::erase_if(params, [&](const Param& p) { return p.value.get() == value; });
 }
 
+void Module::rename_param(Value* value, std::string name) {
+  SHUNT_CHECK(find_param(name) == nullptr && find_state(name) == nullptr, "@{} exists already",
+              name);
+  param_index_.erase(value->name);
+  value->name = name;
+  param_index_[std::move(name)] = value;
+}
+
 Value* Module::add_state(std::string name, Type row, StateKind kind) {
   SHUNT_CHECK(find_param(name) == nullptr && find_state(name) == nullptr, "@{} exists already",
               name);
@@ -256,6 +264,7 @@ std::unique_ptr<Module> clone(const Module& module) {
   copy->stage = module.stage;
   copy->dims = module.dims;
   copy->page_size = module.page_size;
+  copy->mesh = module.mesh;
   std::map<const Value*, Value*> map;
   for (const Param& p : module.params)
     map[p.value.get()] = copy->add_param(p.value->name, p.value->type);

@@ -99,6 +99,7 @@ struct Module {
   std::vector<State> states;
   std::vector<std::unique_ptr<Graph>> graphs;
   int64_t page_size = 64;  // rows of a page of paged state
+  Mesh mesh;               // of the ranks; types are one rank's, the largest where ranks differ
 
   Graph* find_graph(std::string_view name) const;
   Value* find_param(std::string_view name) const;
@@ -110,6 +111,8 @@ struct Module {
   /// undeclared.
   const DimDecl& dim(const Graph& graph, std::string_view name) const;
   void remove_param(const Value* value);
+  /// `name` must be free.
+  void rename_param(Value* value, std::string name);
 
  private:
   std::map<std::string, Value*, std::less<>> param_index_;

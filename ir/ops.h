@@ -38,6 +38,7 @@ namespace shunt::ir {
   X(concat,         AxisAttrs)          /* (x0, x1, ...) -> joined along axis                                    */ \
   X(slice,          SliceAttrs)         /* (x) -> x[.., begin:end, ..] along axis                                */ \
   X(reshape,        ReshapeAttrs)       /* (x) -> the same elements in row-major order                           */ \
+  X(shard,          ShardAttrs)         /* (x) -> this rank's part of x along axis, padded with zeros to size    */ \
   /* ---- @step ---- */ \
   X(embedding,      EmbeddingAttrs)     /* (ids i32[T], table[V, H]) -> [T, H]                                   */ \
   X(pointwise,      PointwiseAttrs)     /* (x0[.., N], xi: same shape | [N] | [.., 1]) -> shape of x0            */ \
@@ -70,6 +71,11 @@ namespace shunt::ir {
   X(grouped_linear, GroupedLinearAttrs) /* (x, w[E, N, K], offsets, rows, extra: [E, N'] ...) -> [k*T, N']       */ \
   X(combine_routes, NoAttrs)            /* (y[k*T, H], w f32[T, k], ids i32[T, k], residual[T, H]|none) -> [T, H]*/ \
   X(gather_rows,    NoAttrs)            /* (x[T, H], rows i32[R]) -> [R, H]                                      */ \
+  X(local_routes,   LocalRoutesAttrs)   /* (ids i32[T, k], table f32[E*replicas*3]) -> i32[T, k]: the slot of a     \
+                                            route's expert if this rank takes it, else -1                        */ \
+  X(all_reduce,     ReduceAttrs)        /* (x) -> sum over the group                                             */ \
+  X(all_gather,     GatherAttrs)        /* (x) -> the group's parts joined along axis                            */ \
+  X(reduce_scatter, ReduceAttrs)        /* (x[ranks*M, ..]) -> [M, ..]: the sum's part of this rank              */ \
   /* ---- @sample ---- */ \
   X(sample,         NoAttrs)            /* (logits f32[R,V], temperature f32[R], top_k i32[R], top_p f32[R],        \
                                             uniform f32[R]) -> ids i32[R]                                        */
@@ -87,7 +93,8 @@ using Attrs =
                  SliceAttrs, ReshapeAttrs, EmbeddingAttrs, PointwiseAttrs, GluAttrs, NormAttrs,
                  AddNormAttrs, LinearAttrs, RopeAttrs, RopeAppendAttrs, AttentionAttrs,
                  EncoderAttentionAttrs, CausalConvAttrs, GatedDeltaRuleAttrs, TopkGateAttrs,
-                 NormGateAttrs, RouteSortAttrs, GroupedLinearAttrs>;
+                 NormGateAttrs, RouteSortAttrs, GroupedLinearAttrs, ShardAttrs, ReduceAttrs,
+                 GatherAttrs, LocalRoutesAttrs>;
 
 struct Op;
 
@@ -109,6 +116,11 @@ struct OpInfo {
   CostFn cost;
   bool has_effect;  // writes state or a parameter: never swept
 };
+
+/// True for an op that needs all ranks of a group.
+constexpr bool is_collective(OpKind kind) {
+  return kind == OpKind::all_reduce || kind == OpKind::all_gather || kind == OpKind::reduce_scatter;
+}
 
 const OpInfo& op_info(OpKind kind);
 /// nullptr if there is no such op.

@@ -22,4 +22,11 @@ constexpr double uniform_of_route(int64_t seed, int64_t token, int64_t expert) {
   return (static_cast<double>(splitmix64(splitmix64(x)) >> 41) + 0.5) * 0x1p-23;
 }
 
+/// Where token t of a step falls in [0, 1): multiples of the golden ratio, which spread evenly over
+/// any run of tokens, in 24 bits, so that every target gets the same float. Decides which replica
+/// of an expert a token takes.
+constexpr float route_share(uint32_t token) {
+  return static_cast<float>(((token + 1) * 2654435769u) >> 8) * 0x1p-24f;
+}
+
 }  // namespace shunt

@@ -22,6 +22,9 @@ struct Target {
   double vector_flops_per_s = 0;  // float32 outside them
   double launch_seconds =
       0;                     // one dependent kernel inside a CUDA graph (cpu: one parallel section)
+  double kernel_seconds = 0;  // beyond the bytes of a kernel that streams memory: ramp-up and tail
+  double link_bytes_per_s = 0;    // of a collective over NVLink, each way (cpu: copies)
+  double collective_seconds = 0;  // of the smallest collective, before what each rank adds
   int64_t memory_bytes = 0;  // device memory assumed by --dry-run
 
   bool is_cpu() const { return kind == Kind::cpu; }

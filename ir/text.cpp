@@ -65,6 +65,8 @@ std::string print(const Module& module) {
   std::string out =
       fmt::format("module @{} stage({})\n", module.name, kStages[static_cast<int>(module.stage)]);
   out += fmt::format("page_size {}\n", module.page_size);
+  if (const Mesh& m = module.mesh; m.size() > 1)
+    out += fmt::format("mesh dp {} tp {} ep {} etp {}\n", m.dp, m.tp, m.ep, m.etp);
   for (const DimDecl& d : module.dims) out += "dim " + print_dim(d) + "\n";
   for (const Param& p : module.params) {
     out += fmt::format("param @{} : {}\n", p.value->name, p.value->type.to_string());
@@ -265,6 +267,21 @@ void parse_header(Lexer& lexer, Module& module) {
   lexer.expect(')');
 }
 
+/// "dp 2 tp 1 ep 2 etp 1"
+void parse_mesh(Lexer& lexer, Mesh& mesh) {
+  const auto axis = [&](const char* name, int& size) {
+    if (!lexer.eat(name)) lexer.fail(name);
+    const int64_t n = lexer.integer();
+    if (n < 1 || n > 1 << 16) lexer.fail("a number of ranks");
+    size = static_cast<int>(n);
+  };
+  axis("dp", mesh.dp);
+  axis("tp", mesh.tp);
+  axis("ep", mesh.ep);
+  axis("etp", mesh.etp);
+  validate(mesh);
+}
+
 }  // namespace
 
 std::unique_ptr<Module> parse(std::string_view text) {
@@ -284,6 +301,8 @@ std::unique_ptr<Module> parse(std::string_view text) {
       parse_header(lexer, *module);
     } else if (lexer.eat("page_size")) {
       module->page_size = lexer.integer();
+    } else if (lexer.eat("mesh")) {
+      parse_mesh(lexer, module->mesh);
     } else if (lexer.eat("dim")) {
       module->dims.push_back(parse_dim(lexer));
     } else if (lexer.eat("param") || lexer.peek() == 's') {
@@ -300,7 +319,7 @@ std::unique_ptr<Module> parse(std::string_view text) {
       graph->header(lexer);
       continue;
     } else {
-      lexer.fail("module, page_size, dim, param, state or graph");
+      lexer.fail("module, page_size, mesh, dim, param, state or graph");
     }
     if (!lexer.at_end()) lexer.fail("the end of the line");
   }

@@ -26,9 +26,26 @@ void verify_dims(const Module& module, const Graph& graph, const Type& type,
   }
 }
 
+/// V7: what names a group of ranks fits the mesh.
+void verify_mesh(const Module& module, const Graph& graph, const Op& op) {
+  const auto check = [&](MeshAxis over, size_t ranks) {
+    const auto size = static_cast<size_t>(module.mesh.size(over));
+    if (ranks == size) return;
+    user_error("graph @{} (V7): {} is for {} ranks along {}, the mesh ({}) has {}", graph.name,
+               op.info().name, ranks, axis_name(over), module.mesh.to_string(), size);
+  };
+  if (const auto* a = std::get_if<ShardAttrs>(&op.attrs)) check(a->over, a->runs.size());
+  if (const auto* a = std::get_if<ReduceAttrs>(&op.attrs))
+    check(a->over, static_cast<size_t>(a->ranks));
+  if (const auto* a = std::get_if<GatherAttrs>(&op.attrs))
+    check(a->over, static_cast<size_t>(a->ranks));
+  if (const auto* a = std::get_if<EmbeddingAttrs>(&op.attrs); a && !a->begins.empty())
+    check(a->over, a->begins.size());
+}
+
 /// V1: names are unique. V2: a value is defined before it is used. V3: sizes are declared. V4: user
 /// lists are right. V5: the stored types are what infer_ gives. V6: only @load stores parameters,
-/// each at most once.
+/// each at most once. V7: ops that name ranks fit the mesh.
 void verify_graph(const Module& module, const Graph& graph, std::set<const Value*>& stored) {
   std::unordered_set<const Value*> defined;
   std::unordered_set<std::string> names;
@@ -59,6 +76,7 @@ void verify_graph(const Module& module, const Graph& graph, std::set<const Value
         user_error("graph @load (V6): @{} is stored twice", op->operand(1)->name);
       }
     }
+    verify_mesh(module, graph, *op);
     const std::vector<Type> types = op->info().infer(*op);
     SHUNT_CHECK(types.size() == op->results.size(), "{} has {} results, not {}", op->info().name,
                 op->results.size(), types.size());
@@ -79,6 +97,7 @@ void verify_graph(const Module& module, const Graph& graph, std::set<const Value
 }  // namespace
 
 void verify(const Module& module) {
+  validate(module.mesh);
   std::set<const Value*> stored;
   std::set<std::string> names;
   for (const auto& graph : module.graphs) {

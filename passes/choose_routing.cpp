@@ -32,8 +32,11 @@ bool wins(const Module& module, const Graph& graph, const Op& routed, const Cost
   const Type& ids = routed.operand(2)->type;
   DimEnv upper;
   for (const auto& [name, factor] : ids.shape[0].terms()) upper[name] = module.dim(graph, name).max;
-  return cost.sorted_routes_win(ids.shape[0].evaluate(upper), ids.last().constant(),
-                                routed.operand(1)->type.shape[0].constant());
+  // Of a rank's experts a rank's share of the routes is chosen: the model's figures decide.
+  const Op* local = producer(routed.operand(2), OpKind::local_routes);
+  const int64_t experts = local != nullptr ? local->as<ir::LocalRoutesAttrs>().experts
+                                           : routed.operand(1)->type.shape[0].constant();
+  return cost.sorted_routes_win(ids.shape[0].evaluate(upper), ids.last().constant(), experts);
 }
 
 /// True if only another routed linear with the same ids reads the result, so that it can stay

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "ir/expert_map.h"
 #include "ir/module.h"
 #include "ir/target.h"
 
@@ -23,6 +25,9 @@ struct PassOptions {
   /// target's default.
   std::vector<int64_t> decode_buckets = {};
   std::vector<int64_t> prefill_buckets = {};
+  Mesh mesh = {};              // of the ranks that the plan is for
+  bool gather_logits = false;  // with dp > 1: rank 0 gets the logits of all groups (all_logits)
+  std::optional<ExpertMap> expert_map = {};  // for mesh.ep ranks; without: contiguous experts
 };
 
 /// How long things take, in seconds. Pure: the same question always has the same answer.
@@ -63,8 +68,7 @@ using PassFn = bool (*)(ir::Module&, const PassContext&);
 struct Pass {
   std::string_view name;
   std::string_view doc;  // one sentence
-  ir::Stage needs;
-  ir::Stage gives;
+  ir::Stage needs;       // the earliest stage it works on
   PassFn run;
 };
 

@@ -6,6 +6,7 @@
 
 namespace shunt::passes {
 
+bool place(ir::Module& module, const PassContext& context);
 bool merge_qkv(ir::Module& module, const PassContext& context);
 bool fuse_glu(ir::Module& module, const PassContext& context);
 bool fuse_combine_residual(ir::Module& module, const PassContext& context);

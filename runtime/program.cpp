@@ -39,13 +39,14 @@ BoundProgram::BoundProgram(const Plan& plan, const Program& program, const Addre
                            Machine& machine)
     : plan_(plan), program_(program), addresses_(addresses), machine_(machine) {
   for (const DimDecl& d : program.dims) upper_[d.name] = d.max;
-  size_t slots = 0, memory_calls = 0, matmuls = 0, launches = 0;
+  size_t slots = 0, memory_calls = 0, matmuls = 0, launches = 0, collectives = 0;
   for (const Step& s : program.steps) {
     if (const auto* l = std::get_if<Launch>(&s.what)) {
       slots += l->args.size();
       ++launches;
     }
     matmuls += std::holds_alternative<Matmul>(s.what);
+    collectives += std::holds_alternative<Collective>(s.what);
     memory_calls += std::holds_alternative<Copy>(s.what) || std::holds_alternative<Fill>(s.what);
   }
   // Refreshes point into these, so they must not move.
@@ -54,6 +55,7 @@ BoundProgram::BoundProgram(const Plan& plan, const Program& program, const Addre
   gpu_calls_.reserve(launches);
   matmuls_.reserve(matmuls);
   memory_calls_.reserve(memory_calls);
+  collectives_.reserve(collectives);
   for (const Step& s : program.steps) {
     if (const auto* launch = std::get_if<Launch>(&s.what)) {
       add(*launch);
@@ -67,6 +69,8 @@ BoundProgram::BoundProgram(const Plan& plan, const Program& program, const Addre
       steps_.push_back({Kind::fill, static_cast<uint32_t>(memory_calls_.size())});
       memory_calls_.push_back({addresses.of(plan, fill->to), nullptr, 0, fill->value});
       memory_calls_.back().bytes = bind(fill->bytes, &memory_calls_.back().bytes);
+    } else if (const auto* collective = std::get_if<Collective>(&s.what)) {
+      add(*collective, steps_.size());
     } else {
       steps_.push_back({Kind::load, 0});
     }
@@ -104,6 +108,10 @@ void BoundProgram::add_slot(const Arg& arg) {
       } else {
         slot.f = arg.number;
       }
+      break;
+    case Arg::Kind::rank:
+      slot.i =
+          plan_.rank_tables[static_cast<size_t>(arg.index)][static_cast<size_t>(machine_.rank())];
       break;
     case Arg::Kind::expr: slot.e = &exprs_.emplace_back(HostExpr::compile(arg.text)); break;
     default: slot.p = addresses_.of(plan_, arg); break;
@@ -156,6 +164,35 @@ void BoundProgram::add(const Matmul& m) {
   call.m = bind(m.m, &call.m);
 }
 
+void BoundProgram::add(const Collective& c, size_t step) {
+  Communicator* group = machine_.groups[static_cast<size_t>(c.over)].get();
+  SHUNT_CHECK(group != nullptr, "no communicator along {}", axis_name(c.over));
+  steps_.push_back({Kind::collective, static_cast<uint32_t>(collectives_.size())});
+  collectives_.push_back({c.kind, group, addresses_.of(plan_, c.from), addresses_.of(plan_, c.to),
+                          0, c.dtype, static_cast<int32_t>(step), program_.steps[step].loc});
+  collectives_.back().count = bind(c.count, &collectives_.back().count);
+}
+
+void BoundProgram::run_collective(const CollectiveCall& c) {
+  if (c.count <= 0) return;
+  const CommSite site{machine_.step, c.op, c.loc};
+  void* stream = machine_.stream();
+  switch (c.kind) {
+    case Collective::Kind::all_reduce:
+      return c.group->all_reduce(c.from, c.to, c.count, c.dtype, site, stream);
+    case Collective::Kind::all_gather:
+      return c.group->all_gather(c.from, c.to, c.count, c.dtype, site, stream);
+    case Collective::Kind::reduce_scatter:
+      return c.group->reduce_scatter(c.from, c.to, c.count, c.dtype, site, stream);
+  }
+}
+
+void Machine::wait(std::string_view loc) {
+  if (!gpu) return;
+  if (world == nullptr) return gpu->stream.synchronize();
+  world->wait(stream(), {step, -1, loc});
+}
+
 void BoundProgram::set_dims(std::span<const int64_t> dims) {
   for (const Refresh& r : refreshes_) *r.to = r.value.evaluate(dims.data());
 }
@@ -196,6 +233,7 @@ void BoundProgram::run_one(size_t step) {
       std::memset(c.to, c.value, static_cast<size_t>(c.bytes));
       return;
     }
+    case Kind::collective: return run_collective(collectives_[b.index]);
     case Kind::load: return;
   }
 }

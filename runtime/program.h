@@ -3,6 +3,7 @@
 // takes no lock.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -10,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "runtime/comm/comm.h"
 #include "runtime/device.h"
 #include "runtime/gemm.h"
 #include "runtime/host/host.h"
@@ -38,6 +40,15 @@ struct Machine {
   };
   std::unique_ptr<ThreadPool> pool;  // cpu
   std::unique_ptr<Gpu> gpu;          // or this
+  // Of several ranks: who they are, and this rank's group along each axis that the plan uses.
+  CommWorld* world = nullptr;
+  std::array<std::unique_ptr<Communicator>, 5> groups;  // by MeshAxis
+  int64_t step = 0;                                     // runs so far, the same on all ranks
+
+  int rank() const { return world == nullptr ? 0 : world->rank(); }
+  void* stream() const { return gpu ? gpu->stream.get() : nullptr; }
+  /// Waits for all that is queued, with a deadline where other ranks take part.
+  void wait(std::string_view loc);
 };
 
 /// Runs steps one by one or all in a row. Read and Constant steps are not executed here
@@ -57,7 +68,7 @@ class BoundProgram {
   const Program& program() const { return program_; }
 
  private:
-  enum class Kind : uint8_t { host, launch, matmul, copy, fill, load };
+  enum class Kind : uint8_t { host, launch, matmul, copy, fill, collective, load };
   struct Bound {
     Kind kind;
     uint32_t index;  // into the vector of that kind
@@ -83,6 +94,16 @@ class BoundProgram {
     int64_t bytes;
     int value;
   };
+  struct CollectiveCall {
+    Collective::Kind kind;
+    Communicator* group;
+    const std::byte* from;
+    std::byte* to;
+    int64_t count;
+    DType dtype;
+    int32_t op;            // index of the step
+    std::string_view loc;  // the step's
+  };
   /// An integer to recompute when dims change.
   struct Refresh {
     int64_t* to;
@@ -91,10 +112,12 @@ class BoundProgram {
 
   void add(const Launch& launch);
   void add(const Matmul& matmul);
+  void add(const Collective& collective, size_t step);
   void add_slot(const Arg& arg);
   int64_t bind(const DimExpr& value, int64_t* to);
   int64_t upper(const DimExpr& value) const;
   void run_launch(GpuCall& call);
+  void run_collective(const CollectiveCall& call);
 
   const Plan& plan_;
   const Program& program_;
@@ -106,6 +129,7 @@ class BoundProgram {
   std::vector<GpuCall> gpu_calls_;
   std::vector<MatmulCall> matmuls_;
   std::vector<MemoryCall> memory_calls_;
+  std::vector<CollectiveCall> collectives_;
   std::vector<HostSlot> slots_;  // arguments of all launches; sized once, since refreshes_ and
                                  // pointers_ point into it
   std::vector<void*> pointers_;  // gpu: address of every slot

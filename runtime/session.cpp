@@ -38,6 +38,17 @@ std::optional<Padding> padding_of(std::string_view role) {
   return std::nullopt;
 }
 
+/// What a program that all dp groups run must hold.
+Sizes largest(std::span<const Sizes> groups) {
+  Sizes most;
+  for (const Sizes& s : groups) {
+    most.T = std::max(most.T, s.T);
+    most.S = std::max(most.S, s.S);
+    most.R = std::max(most.R, s.R);
+  }
+  return most;
+}
+
 }  // namespace
 
 bool Session::Impl::uses_graph(const Prepared& p) const {
@@ -97,15 +108,17 @@ void Session::Impl::set_dim(int dim, int64_t value) {
 
 /// Runs `p` over inputs of `s`: eagerly at these sizes, or as a graph at the program's upper
 /// bounds.
-void Session::Impl::run(Prepared& p, const Sizes& s, StepObserver* observer,
+void Session::Impl::run(Prepared& p, std::span<const Sizes> groups, StepObserver* observer,
                         std::vector<StepTime>* times) {
   if (!alive) throw DeviceError("an earlier run failed: the session cannot be used any more");
   activate();
+  const bool graph = uses_graph(p) && observer == nullptr && times == nullptr && !follows_eagerly;
+  if (leads() && !starting) send(p, groups, graph);
+  if (machine.world != nullptr) machine.world->control().set_progress({++machine.step, -1});
   if (!cpu()) uploaded->synchronize();  // the mirror is about to change
-  sizes = s;
+  const Sizes s = sizes = groups[static_cast<size_t>(group())];
   const Program& program = p.bound->program();
-  const bool graph = uses_graph(p) && observer == nullptr && times == nullptr;
-  Sizes bucket = s;
+  Sizes bucket = largest(groups);
   set_upper_dims(program);
   if (graph) {
     // Every sequence has one token, so there are no more sequences and rows than tokens.
@@ -172,7 +185,7 @@ void Session::Impl::run_steps(Prepared& p, StepObserver* observer, std::vector<S
 void Session::Impl::run_named(Prepared& p, size_t step, bool wait) {
   try {
     p.bound->run_one(step);
-    if (wait && !cpu()) machine.gpu->stream.synchronize();
+    if (wait) machine.wait(p.bound->program().steps[step].loc);
   } catch (const DeviceError& e) {
     const Step& s = p.bound->program().steps[step];
     throw DeviceError(fmt::format("step {} of {} ({} at {}): {}", step, p.bound->program().name,
@@ -281,9 +294,8 @@ Session::Impl::Prepared& Session::Impl::sample_program(int64_t R) {
 }
 
 void Session::Impl::synchronize() {
-  if (cpu()) return;
   try {
-    machine.gpu->stream.synchronize();
+    machine.wait("the end of a step");
   } catch (const DeviceError&) {
     alive = false;
     throw;
@@ -313,7 +325,12 @@ Session::Session(Plan plan, const std::filesystem::path& plan_directory, Session
   impl_->initialise(plan_directory);
 }
 
-Session::~Session() = default;
+Session::~Session() {
+  try {
+    release();
+  } catch (const Error&) {  // a rank failed: the others have ended by that
+  }
+}
 
 const Plan& Session::plan() const { return impl_->plan; }
 bool Session::on_cpu() const { return impl_->cpu(); }
@@ -324,12 +341,12 @@ bool Session::has_port(std::string_view role) const {
   return impl_->plan.find_port(std::string(role)) >= 0;
 }
 
-std::span<std::byte> Session::input(std::string_view role) {
+std::span<std::byte> Session::input(std::string_view role, int group) {
   const Port& port = impl_->port(role);
   if (!impl_->cpu()) impl_->uploaded->synchronize();
   impl_->forced_dirty[static_cast<size_t>(&port - impl_->plan.ports.data())] = 1;
   const Buffer& b = impl_->buffer_of(port);
-  return {impl_->host_of(b), static_cast<size_t>(b.bytes)};
+  return {impl_->host_of(b, group), static_cast<size_t>(b.bytes)};
 }
 
 std::span<const std::byte> Session::output(std::string_view role, int64_t bytes) {
@@ -342,22 +359,29 @@ std::span<const std::byte> Session::output(std::string_view role, int64_t bytes)
   return {impl_->host_of(b), static_cast<size_t>(bytes)};
 }
 
-void Session::run_step(bool decode, int64_t T, int64_t S, int64_t R, StepObserver* observer) {
-  SHUNT_CHECK(!decode || T == S, "a decode step of {} tokens and {} sequences", T, S);
-  impl_->run(impl_->programs[static_cast<size_t>(impl_->choose(decode, {T, S, R}))], {T, S, R},
+void Session::run_step(bool decode, std::span<const StepSizes> groups, StepObserver* observer) {
+  SHUNT_CHECK(static_cast<int>(groups.size()) == this->groups(), "sizes of {} dp groups, not {}",
+              groups.size(), this->groups());
+  for (const StepSizes& s : groups)
+    SHUNT_CHECK(!decode || s.T == s.S, "a decode step of {} tokens and {} sequences", s.T, s.S);
+  impl_->run(impl_->programs[static_cast<size_t>(impl_->choose(decode, largest(groups)))], groups,
              observer, nullptr);
 }
 
 std::vector<StepTime> Session::run_step_timed(bool decode, int64_t T, int64_t S, int64_t R) {
   std::vector<StepTime> times;
-  impl_->run(impl_->programs[static_cast<size_t>(impl_->choose(decode, {T, S, R}))], {T, S, R},
+  const std::vector<Sizes> groups(static_cast<size_t>(this->groups()), {T, S, R});
+  impl_->run(impl_->programs[static_cast<size_t>(impl_->choose(decode, {T, S, R}))], groups,
              nullptr, &times);
   return times;
 }
 
-void Session::run_sample(int64_t R, StepObserver* observer) {
-  Impl::Prepared& p = impl_->sample_program(R);
-  impl_->run(p, {impl_->sizes.T, impl_->sizes.S, R}, observer, nullptr);
+void Session::run_sample(std::span<const int64_t> rows, StepObserver* observer) {
+  std::vector<Sizes> groups;
+  for (const int64_t r : rows) groups.push_back({impl_->sizes.T, impl_->sizes.S, r});
+  SHUNT_CHECK(static_cast<int>(groups.size()) == this->groups(), "rows of {} dp groups, not {}",
+              groups.size(), this->groups());
+  impl_->run(impl_->sample_program(largest(groups).R), groups, observer, nullptr);
 }
 
 void Session::synchronize() { impl_->synchronize(); }

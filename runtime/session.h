@@ -31,12 +31,13 @@
 
 namespace shunt {
 
+class CommWorld;
 class Session;
 
 struct SessionOptions {
-  int device = 0;           // GPU index; ignored on the cpu target
-  int rank = 0, world = 1;  // this build runs one rank
-  int64_t kv_pages = 0;     // pages of paged state; 0: as many as the limits need, if memory allows
+  int device = 0;              // GPU index; ignored on the cpu target
+  CommWorld* world = nullptr;  // of a plan for several ranks; must outlive the session
+  int64_t kv_pages = 0;  // pages of paged state; 0: as many as the limits need, if memory allows
   double gpu_memory_utilization = 0.9;  // share of the GPU's memory that arenas and pages may take
   int64_t cpu_kv_bytes = int64_t{1}
                          << 30;  // the same bound on the cpu target (one full sequence always fits)
@@ -50,6 +51,11 @@ struct SessionOptions {
       model_directory;  // where the checkpoint is now; empty: where it was at compile time
   std::function<void(int64_t done, int64_t total)> progress;  // bytes of weights read
   std::function<void(const std::string&)> log;  // what is chosen at load (cuBLASLt algorithms)
+};
+
+/// Tokens, sequences and rows of logits of one dp group in a run. A group may be idle: all 0.
+struct StepSizes {
+  int64_t T = 0, S = 0, R = 0;
 };
 
 struct StepInfo {
@@ -101,10 +107,11 @@ class Session {
   /// The host's copy of a port, to be filled before a run. Waits until an earlier run has taken the
   /// last contents, so it is to be called anew before each run. Throws InternalError if the plan
   /// has no such port.
-  std::span<std::byte> input(std::string_view role);
+  /// `group`: of a mesh with dp > 1, whose batch the contents are for; rank 0 has a copy for each.
+  std::span<std::byte> input(std::string_view role, int group = 0);
   template <class T>
-  std::span<T> input_as(std::string_view role) {
-    const auto bytes = input(role);
+  std::span<T> input_as(std::string_view role, int group = 0) {
+    const auto bytes = input(role, group);
     return {reinterpret_cast<T*>(bytes.data()), bytes.size() / sizeof(T)};
   }
   /// The first `bytes` of a port after a run (-1: all); waits for the run.
@@ -119,13 +126,30 @@ class Session {
   /// promises that every sequence has exactly one token (T == S). Inputs hold exactly these sizes;
   /// this pads them to the program's bucket where needed. Returns when the work is queued (cpu:
   /// done). With an observer the program runs step by step.
-  void run_step(bool decode, int64_t T, int64_t S, int64_t R, StepObserver* observer = nullptr);
+  void run_step(bool decode, int64_t T, int64_t S, int64_t R, StepObserver* observer = nullptr) {
+    const StepSizes one{T, S, R};
+    run_step(decode, {&one, 1}, observer);
+  }
+  /// The same for a batch of each dp group, at least one of them not idle. `logits` is that of
+  /// group 0; `all_logits`, where the plan has it, holds group g's from row g * (largest R) on.
+  void run_step(bool decode, std::span<const StepSizes> groups, StepObserver* observer = nullptr);
   /// Runs @sample over the first R rows of logits.
-  void run_sample(int64_t R, StepObserver* observer = nullptr);
+  void run_sample(int64_t R, StepObserver* observer = nullptr) { run_sample({&R, 1}, observer); }
+  /// The same by dp group; `ids` holds group g's from g * (largest R) on.
+  void run_sample(std::span<const int64_t> rows, StepObserver* observer = nullptr);
+  /// dp groups of the plan's mesh: each has pages and slots of its own, and a batch.
+  int groups() const { return plan().mesh.dp; }
   /// run_step, timing every step by itself (which costs overlap between them).
   std::vector<StepTime> run_step_timed(bool decode, int64_t T, int64_t S, int64_t R);
   /// Waits for everything queued.
   void synchronize();
+
+  /// Of several ranks, on all but rank 0: runs what rank 0 runs, with its inputs, until rank 0
+  /// calls release() (or its session ends). Throws as run_step() does, and DeviceError if a rank
+  /// failed.
+  void follow();
+  /// On rank 0: ends follow() on the others. Called by the destructor too, unless a rank failed.
+  void release();
 
   /// The program that run_step would take; for `bench` and tests.
   const Program& step_program(bool decode, int64_t T, int64_t S, int64_t R) const;

@@ -34,10 +34,7 @@ class HostBuffer {
   std::unique_ptr<std::byte, Free> memory_;
 };
 
-/// Tokens, sequences, and rows of logits of a run.
-struct Sizes {
-  int64_t T = 0, S = 0, R = 0;
-};
+using Sizes = StepSizes;
 
 struct Session::Impl {
   /// A byte range of the io memory (from the dims array on) that a run uploads.
@@ -72,7 +69,9 @@ struct Session::Impl {
   int dim_T = -1, dim_S = -1, dim_R = -1;
   std::vector<int64_t> dims;  // of the run in progress, in the order of plan.dims
   std::vector<Prepared> programs;
-  Sizes sizes;
+  Sizes sizes;  // of this rank's dp group in the last run
+  std::vector<HostBuffer>
+      staged;  // rank 0: inputs of the dp groups above 0, laid out as the io arena
 
   bool cpu() const { return target->is_cpu(); }
   void activate() const {
@@ -96,6 +95,8 @@ struct Session::Impl {
   void run_load(const Program& p, BoundProgram& bound);
   void write_constant(const Constant& c);
   void make_arenas();
+  void join_ranks();
+  int64_t agree_on_pages(int64_t mine);
   int64_t choose_pages() const;
   void find_inputs(const Program& p, Prepared& prepared);
 
@@ -106,7 +107,8 @@ struct Session::Impl {
   bool holds(const Program& p, const Sizes& s, bool padded) const;
   void set_upper_dims(const Program& p);
   void set_dim(int dim, int64_t value);
-  void run(Prepared& p, const Sizes& s, StepObserver* observer, std::vector<StepTime>* times);
+  void run(Prepared& p, std::span<const Sizes> groups, StepObserver* observer,
+           std::vector<StepTime>* times);
   void run_graph(Prepared& p);
   void run_steps(Prepared& p, StepObserver* observer, std::vector<StepTime>* times);
   void run_named(Prepared& p, size_t step, bool wait);
@@ -121,6 +123,20 @@ struct Session::Impl {
   void poison(const Program& program);
   const Port& port(std::string_view role) const;
   Prepared& sample_program(int64_t R);
+
+  // ---- several ranks (session_ranks.cpp) ----
+  bool released = false;
+  bool follows_eagerly = false;  // rank 0 runs this step without its graph, so all do
+  bool starting = true;  // all ranks run by themselves: nobody is told
+  bool leads() const { return machine.world != nullptr && machine.world->rank() == 0; }
+  void send(const Prepared& p, std::span<const Sizes> groups, bool graph);
+  std::byte* host_of(const Buffer& b, int group) {
+    return group == 0 ? host_of(b) : staged[static_cast<size_t>(group) - 1].data() + b.offset;
+  }
+  int group() const { return plan.mesh.index(MeshAxis::dp, machine.rank()); }
+  void receive(const StepDescriptor& step, std::span<const std::byte> payload);
+  std::vector<int> ports_to_send(const Prepared& p) const;
+  int64_t port_bytes(const Port& port, const Sizes& s) const;
 };
 
 }  // namespace shunt

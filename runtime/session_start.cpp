@@ -62,9 +62,11 @@ std::byte* HostBuffer::data() const {
 // ---- prepare ----
 
 void Session::Impl::prepare() {
-  if (options.world != 1 || options.rank != 0) {
-    user_error("this plan is for one rank, and was started as rank {} of {}", options.rank,
-               options.world);
+  machine.world = options.world;
+  const int ranks = options.world == nullptr ? 1 : options.world->size();
+  if (ranks != plan.mesh.size()) {
+    user_error("the plan is for {} ranks ({}), and was started with {}", plan.mesh.size(),
+               plan.mesh.to_string(), ranks);
   }
   target = &find_target(plan.target);
   if (cpu()) {
@@ -72,14 +74,18 @@ void Session::Impl::prepare() {
   } else {
     open_device();
   }
+  if (machine.world != nullptr) join_ranks();
   make_arenas();
   place_states();
   find_dims();
   forced_dirty.assign(plan.ports.size(), 1);
+  for (int g = 1; leads() && g < plan.mesh.dp; ++g)
+    staged.emplace_back(plan.io_bytes, "inputs of the dp groups");
   for (const Port& port : plan.ports) {
     const Buffer& b = buffer_of(port);
     if (port.role.starts_with("forced.")) {
-      std::memset(host_of(b), 0xff, static_cast<size_t>(b.bytes));
+      for (int g = 0; g < (leads() ? plan.mesh.dp : 1); ++g)
+        std::memset(host_of(b, g), 0xff, static_cast<size_t>(b.bytes));
     }
   }
 }
@@ -171,6 +177,7 @@ int64_t Session::Impl::choose_pages() const {
 
 void Session::Impl::place_states() {
   pages = choose_pages();
+  if (machine.world != nullptr) pages = agree_on_pages(pages);
   int64_t bytes = 0;
   std::vector<int64_t> offsets;
   for (const StateDecl& s : plan.states) {
@@ -211,6 +218,7 @@ void Session::Impl::initialise(const std::filesystem::path& plan_directory) {
     find_inputs(p, programs[i]);
     if (p.graph == "load") run_load(p, *programs[i].bound);
   }
+  if (machine.world != nullptr) machine.world->control().barrier("weights loaded");
   if (!cpu()) {
     machine.gpu->stream.synchronize();
     if (options.log && machine.gpu->gemm.queries() > 0) {
@@ -221,11 +229,13 @@ void Session::Impl::initialise(const std::filesystem::path& plan_directory) {
       for (Prepared& p : programs) {
         if (!uses_graph(p)) continue;
         // With all sequences idle: the first use warms up, the second captures.
-        for (int use = 0; use < 2; ++use) run(p, {0, 0, 0}, nullptr, nullptr);
+        const std::vector<Sizes> idle(static_cast<size_t>(plan.mesh.dp));
+        for (int use = 0; use < 2; ++use) run(p, idle, nullptr, nullptr);
       }
-      machine.gpu->stream.synchronize();
+      machine.wait("capture");
     }
   }
+  starting = false;
 }
 
 void Session::Impl::load_kernels(const std::filesystem::path& plan_directory) {
@@ -257,8 +267,10 @@ void Session::Impl::load_kernels(const std::filesystem::path& plan_directory) {
 /// order.
 void Session::Impl::run_load(const Program& p, BoundProgram& bound) {
   int64_t total = 0;
+  const auto mine = [&](const Step& s) { return s.rank < 0 || s.rank == machine.rank(); };
   for (const Step& s : p.steps) {
-    if (const auto* r = std::get_if<Read>(&s.what)) total += r->rows * r->row_bytes;
+    const auto* r = std::get_if<Read>(&s.what);
+    if (r != nullptr && mine(s)) total += r->rows * r->row_bytes;
   }
   std::optional<WeightLoader> loader;
   if (total > 0) {
@@ -279,6 +291,7 @@ void Session::Impl::run_load(const Program& p, BoundProgram& bound) {
     jobs.clear();
   };
   for (size_t i = 0; i < p.steps.size(); ++i) {
+    if (!mine(p.steps[i])) continue;
     if (const auto* r = std::get_if<Read>(&p.steps[i].what)) {
       jobs.push_back({r, addresses.of(plan, r->to)});
       continue;
@@ -318,6 +331,7 @@ void Session::Impl::find_inputs(const Program& p, Prepared& prepared) {
       for (const Arg* a : {&m->x, &m->w, &m->c, &m->bias}) use(*a);
     }
     if (const auto* c = std::get_if<Copy>(&s.what)) use(c->from);
+    if (const auto* c = std::get_if<Collective>(&s.what)) use(c->from);
   }
   const int64_t dims_bytes = static_cast<int64_t>(plan.dims.size() * sizeof(int32_t));
   prepared.segments.push_back({0, dims_bytes});

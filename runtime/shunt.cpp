@@ -10,14 +10,22 @@ Model::Model(const std::filesystem::path& plan_directory, LoadOptions options) {
   Plan plan = load_plan(plan_directory);
   model_directory_ = options.model_directory.empty() ? std::filesystem::path(plan.model_directory)
                                                      : options.model_directory;
-  session_ = std::make_unique<Session>(std::move(plan), plan_directory, std::move(options));
-  engine_ = std::make_unique<Engine>(*session_);
+  RanksOptions ranks;
+  ranks.session = std::move(options);
+  ranks_ = std::make_unique<Ranks>(std::move(plan), plan_directory, std::move(ranks));
+  engine_ = std::make_unique<Engine>(session());
 }
 
-Model::~Model() = default;
+Model::~Model() {
+  engine_.reset();
+  try {
+    ranks_->finish();
+  } catch (const Error&) {  // a rank failed: the others have ended by that
+  }
+}
 
 bool Model::ready() const {
-  return alive() && engine_->unfinished() < session_->plan().limits.max_num_seqs;
+  return alive() && engine_->unfinished() < session().plan().limits.max_num_seqs;
 }
 
 const Tokenizer& Model::tokenizer() {

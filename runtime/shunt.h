@@ -29,7 +29,7 @@
 
 #include "runtime/engine/engine.h"
 #include "runtime/engine/tokenizer.h"
-#include "runtime/session.h"
+#include "runtime/ranks.h"
 
 namespace shunt {
 
@@ -41,7 +41,8 @@ using GenerateOptions = SamplingParams;
 class Model {
  public:
   /// Loads `plan_directory`: kernels, and weights from the model directory the plan was compiled
-  /// from (or options.model_directory). Throws UserError or DeviceError.
+  /// from (or options.model_directory). A plan for several ranks runs on as many GPUs (cpu:
+  /// threads) of this process. Throws UserError or DeviceError.
   explicit Model(const std::filesystem::path& plan_directory, LoadOptions options = {});
   ~Model();
   Model(const Model&) = delete;
@@ -57,19 +58,19 @@ class Model {
                                     const GenerateOptions& options = {});
 
   /// False once the device has failed: nothing can be generated any more.
-  bool alive() const { return session_->alive(); }
+  bool alive() const { return session().alive(); }
   /// Alive, and a new request would start at the next step instead of waiting for another to end.
   bool ready() const;
 
-  const Plan& plan() const { return session_->plan(); }
+  const Plan& plan() const { return session().plan(); }
   /// Throws UserError if the model directory has no tokenizer.json (plans with dummy weights).
   const Tokenizer& tokenizer();
   Engine& engine() { return *engine_; }
-  Session& session() { return *session_; }
+  Session& session() const { return ranks_->session(); }
 
  private:
   std::filesystem::path model_directory_;
-  std::unique_ptr<Session> session_;
+  std::unique_ptr<Ranks> ranks_;
   std::unique_ptr<Engine> engine_;
   std::optional<Tokenizer> tokenizer_;
 };

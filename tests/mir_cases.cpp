@@ -68,6 +68,8 @@ class FileReader {
       current_.name = *name;
     } else if (auto pass = directive(line, "PASS")) {
       current_.pass = *pass;
+    } else if (auto mesh = directive(line, "MESH")) {
+      current_.mesh = ir::parse("module @m stage(logical)\nmesh " + *mesh)->mesh;
     } else if (auto error = directive(line, "ERROR")) {
       if (error->empty()) fail(number, "ERROR needs a text");
       current_.error = *error;

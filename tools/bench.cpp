@@ -67,12 +67,12 @@ class Loop {
     int64_t seq = 0, done = 0;
     while (seq < what_.batch) {
       begin_step();
-      int64_t tokens = 0;
-      while (seq < what_.batch && tokens < limits_.max_num_batched_tokens &&
-             S_ < limits_.max_num_seqs) {
-        const int64_t n = std::min(what_.prompt - done, limits_.max_num_batched_tokens - tokens);
+      while (seq < what_.batch) {
+        const StepSizes& group = sizes_[group_of(seq)];
+        const int64_t room = limits_.max_num_batched_tokens - group.T;
+        if (room == 0 || group.S == limits_.max_num_seqs) break;
+        const int64_t n = std::min(what_.prompt - done, room);
         add(seq, done, n);
-        tokens += n;
         done += n;
         if (done == what_.prompt) ++seq, done = 0;
       }
@@ -90,45 +90,57 @@ class Loop {
   }
 
  private:
+  /// Sequences are dealt out to the dp groups in turn.
+  size_t group_of(int64_t seq) const { return static_cast<size_t>(seq % session_.groups()); }
+
   void begin_step() {
-    T_ = S_ = 0;
-    session_.input_as<int32_t>("seq_starts")[0] = 0;
+    sizes_.assign(static_cast<size_t>(session_.groups()), {});
+    for (int g = 0; g < session_.groups(); ++g) session_.input_as<int32_t>("seq_starts", g)[0] = 0;
   }
 
   /// `n` new tokens of a sequence that has `length` already.
   void add(int64_t seq, int64_t length, int64_t n) {
     const int64_t pages = bench_pages(limits_, {what_.prompt, what_.decode, 1});
-    auto tokens = session_.input_as<int32_t>("tokens"),
-         positions = session_.input_as<int32_t>("positions");
-    auto tables = session_.input_as<int32_t>("block_tables");
+    const auto port = [&](const char* role) {
+      return session_.input_as<int32_t>(role, static_cast<int>(group_of(seq)));
+    };
+    auto& [T, S, R] = sizes_[group_of(seq)];
+    const int64_t number = seq / session_.groups();  // within its group
+    auto tokens = port("tokens"), positions = port("positions"), tables = port("block_tables");
     for (int64_t i = 0; i < n; ++i) {
-      tokens[T_ + i] = static_cast<int32_t>(random_() % session_.plan().model.vocab_size);
-      positions[T_ + i] = static_cast<int32_t>(length + i);
+      tokens[T + i] = static_cast<int32_t>(random_() % session_.plan().model.vocab_size);
+      positions[T + i] = static_cast<int32_t>(length + i);
     }
     for (int64_t p = 0; p < table_width_; ++p) {
-      tables[S_ * table_width_ + p] = static_cast<int32_t>(p < pages ? seq * pages + p : 0);
+      tables[S * table_width_ + p] = static_cast<int32_t>(p < pages ? number * pages + p : 0);
     }
-    if (session_.has_port("state_slots"))
-      session_.input_as<int32_t>("state_slots")[S_] = static_cast<int32_t>(seq);
-    T_ += n;
-    session_.input_as<int32_t>("kv_lens")[S_] = static_cast<int32_t>(length + n);
-    session_.input_as<int32_t>("logit_rows")[S_] = static_cast<int32_t>(T_ - 1);
-    session_.input_as<int32_t>("seq_starts")[++S_] = static_cast<int32_t>(T_);
+    if (session_.has_port("state_slots")) port("state_slots")[S] = static_cast<int32_t>(number);
+    T += n;
+    port("kv_lens")[S] = static_cast<int32_t>(length + n);
+    port("logit_rows")[S] = static_cast<int32_t>(T - 1);
+    port("seq_starts")[++S] = static_cast<int32_t>(T);
+    R = S;
   }
 
   void finish_step(bool decode, StepObserver* observer) {
     if (options_.uniform_routing) force_uniform();
-    session_.run_step(decode, T_, S_, S_, observer);
-    auto fill = [&](const char* role, auto value) {
-      auto port = session_.input_as<decltype(value)>(role);
-      std::fill(port.begin(), port.begin() + S_, value);
-    };
-    fill("temperature", 0.0f);
-    fill("top_k", int32_t{0});
-    fill("top_p", 1.0f);
-    fill("uniform", 0.0f);
-    session_.run_sample(S_);
-    (void)session_.output_as<int32_t>("ids", S_);
+    session_.run_step(decode, sizes_, observer);
+    std::vector<int64_t> rows;
+    int64_t most = 0;
+    for (int g = 0; g < session_.groups(); ++g) {
+      rows.push_back(sizes_[static_cast<size_t>(g)].R);
+      most = std::max(most, rows.back());
+      auto fill = [&](const char* role, auto value) {
+        auto port = session_.input_as<decltype(value)>(role, g);
+        std::fill(port.begin(), port.begin() + rows.back(), value);
+      };
+      fill("temperature", 0.0f);
+      fill("top_k", int32_t{0});
+      fill("top_p", 1.0f);
+      fill("uniform", 0.0f);
+    }
+    session_.run_sample(rows);
+    (void)session_.output_as<int32_t>("ids", most * session_.groups());
   }
 
   /// k distinct experts for every token and layer, each set equally likely.
@@ -138,11 +150,13 @@ class Loop {
     std::iota(experts.begin(), experts.end(), 0);
     for (const Port& p : session_.plan().ports) {
       if (!p.role.starts_with("forced.")) continue;
-      auto forced = session_.input_as<int32_t>(p.role);
-      for (int64_t t = 0; t < T_; ++t) {
-        for (int64_t j = 0; j < m.experts_per_token; ++j) {
-          std::swap(experts[j], experts[j + random_() % (m.experts - j)]);
-          forced[t * m.experts_per_token + j] = experts[j];
+      for (int g = 0; g < session_.groups(); ++g) {
+        auto forced = session_.input_as<int32_t>(p.role, g);
+        for (int64_t t = 0; t < sizes_[static_cast<size_t>(g)].T; ++t) {
+          for (int64_t j = 0; j < m.experts_per_token; ++j) {
+            std::swap(experts[j], experts[j + random_() % (m.experts - j)]);
+            forced[t * m.experts_per_token + j] = experts[j];
+          }
         }
       }
     }
@@ -153,7 +167,7 @@ class Loop {
   const BenchOptions& options_;
   const Limits& limits_;
   int64_t table_width_;
-  int64_t T_ = 0, S_ = 0;
+  std::vector<StepSizes> sizes_;  // of the step in the making, by dp group
   std::mt19937 random_{1234};
 };
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "runtime/ranks.h"
 #include "tools/driver.h"
 
 namespace shunt::cli {
@@ -23,8 +24,9 @@ CLI::App* add_command(CLI::App& app, const std::string& name, const std::string&
 /// The flags of `compile` that every command taking a model directory has too.
 struct CompileFlags {
   CompileOptions options;
-  std::string input;   // PLAN or MODEL_DIR
-  std::string target;  // empty: the first GPU, else cpu
+  std::string input;      // PLAN or MODEL_DIR
+  std::string target;     // empty: the first GPU, else cpu
+  Mesh mesh{0, 0, 0, 0};  // 0: not given
   std::string
       model_dir;  // of a plan: where its checkpoint is now; empty: where it was at compile time
   void add_to(CLI::App* command);
@@ -41,6 +43,18 @@ struct CompileFlags {
   /// if need be. Says on stderr what it did.
   std::filesystem::path plan_directory() const;
 };
+
+/// The flags of commands that run a plan on its ranks.
+struct RankOptions {
+  RankFlags flags;
+  double comm_timeout = 30;
+  void add_to(CLI::App* command);
+  /// `session` on the ranks that flags or a launcher say this process is.
+  RanksOptions resolved(SessionOptions session) const;
+};
+
+/// True in a process whose rank is above 0: it has then followed rank 0 to its end.
+bool followed(const std::filesystem::path& plan_directory, const RanksOptions& options);
 
 /// Checks that a number is in [low, high]. The range shows in the error, not in -h.
 CLI::Validator in_range(int64_t low, int64_t high);

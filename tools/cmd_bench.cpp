@@ -15,6 +15,7 @@ namespace {
 
 struct Flags {
   CompileFlags compile;
+  RankOptions ranks;
   std::vector<int64_t> prompts = {512, 2048}, batches = {1, 8};
   int64_t decode = 64, repetitions = 5;
   std::string output = "md", routing = "model";
@@ -114,7 +115,10 @@ int body(const Flags& f) {
   options.progress = [&](int64_t done, int64_t total) {
     progress.show(fmt::format("loading {} of {}", human_bytes(done), human_bytes(total)));
   };
-  Session session(plan, directory, options);
+  const RanksOptions rank_options = f.ranks.resolved(options);
+  if (followed(directory, rank_options)) return 0;
+  Ranks ranks(plan, directory, rank_options);
+  Session& session = ranks.session();
   progress.clear();
   nlohmann::ordered_json out = {
       {"schema", 1},          {"model", plan.model.name},     {"target", plan.target},
@@ -147,6 +151,7 @@ void add_bench(CLI::App& app, Command& slot) {
   c->add_option("PLAN|MODEL_DIR", f->compile.input, "plan or model directory")->required();
   f->compile.add_to(c);
   f->compile.add_model_dir(c);
+  f->ranks.add_to(c);
   c->add_option("-p,--prompt", f->prompts, "prompt lengths")->delimiter(',')->check(positive);
   c->add_option("-n,--decode", f->decode, "tokens to decode")->check(positive);
   c->add_option("-b,--batch", f->batches, "sequences in the batch")

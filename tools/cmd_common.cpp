@@ -43,6 +43,35 @@ void CompileFlags::add_to(CLI::App* command) {
                     "random weights; needs only config.json");
   command->add_flag("--allow-unused-tensors", options.allow_unused_tensors,
                     "tensors among the model's own that nothing asks for are no error");
+  const auto ranks = in_range(0, 1 << 16);
+  command->add_option("--tp", mesh.tp, "ranks that share attention and dense layers (0: choose)")
+      ->check(ranks);
+  command->add_option("--dp", mesh.dp, "groups of ranks with batches of their own (0: choose)")
+      ->check(ranks);
+  command->add_option("--ep", mesh.ep, "ranks among which experts are spread (0: choose)")
+      ->check(ranks);
+  command->add_option("--etp", mesh.etp, "ranks that share an expert (0: choose)")->check(ranks);
+  command->add_option("--expert-map", options.expert_map,
+                      "which rank has which expert: JSON made by `shunt place`");
+}
+
+/// The axes that were not given, so that dp * tp == ep * etp. With tp alone experts are sliced as
+/// dense layers are; with dp they are spread.
+Mesh complete_mesh(Mesh given) {
+  Mesh m = given;
+  const auto of = [](int n) { return std::max(n, 1); };
+  const int ranks = std::max(of(m.dp) * of(m.tp), of(m.ep) * of(m.etp));
+  const auto fill = [&](int& free, int other) {
+    if (free == 0) free = std::max(1, ranks / other);
+  };
+  if (m.dp == 0 && m.tp == 0) m.dp = 1;
+  fill(m.tp, of(m.dp));
+  fill(m.dp, of(m.tp));
+  if (m.ep == 0 && m.etp == 0) (m.dp > 1 ? m.etp : m.ep) = 1;
+  fill(m.ep, of(m.etp));
+  fill(m.etp, of(m.ep));
+  validate(m);
+  return m;
 }
 
 void CompileFlags::add_model_dir(CLI::App* command) {
@@ -54,6 +83,7 @@ CompileOptions CompileFlags::resolved(bool print_phases) const {
   CompileOptions o = options;
   o.model_dir = input;
   o.target = target.empty() ? default_target() : target;
+  o.mesh = complete_mesh(mesh);
   if (print_phases) {
     o.on_phase = [](std::string_view phase, double seconds, std::string_view remark) {
       fmt::print(stderr, "{:<22}{:8.3f} s{}{}\n", phase, seconds, remark.empty() ? "" : "  ",
@@ -83,6 +113,8 @@ Plan CompileFlags::load(const std::filesystem::path& directory) const {
                      : options.max_num_batched_tokens != 0 ? "--max-num-batched-tokens"
                      : options.dummy_weights               ? "--dummy-weights"
                      : options.allow_unused_tensors        ? "--allow-unused-tensors"
+                     : mesh != Mesh{0, 0, 0, 0}            ? "--tp, --dp, --ep or --etp"
+                     : !options.expert_map.empty()         ? "--expert-map"
                                                            : nullptr;
   if (flag != nullptr) {
     user_error(
@@ -104,6 +136,33 @@ std::filesystem::path CompileFlags::plan_directory() const {
              plan.was_cached ? "using the cached plan of" : "compiled", input, o.target,
              plan.directory.string());
   return plan.directory;
+}
+
+void RankOptions::add_to(CLI::App* command) {
+  command
+      ->add_option("--comm-timeout", comm_timeout, "seconds that a wait for another rank may take")
+      ->check(CLI::Range(0.1, 86400.0).description(""));
+  command->add_option("--rank", flags.rank, "this process's rank (default: as launched)");
+  command->add_option("--world-size", flags.world, "processes, one a rank (default: as launched)");
+  command->add_option("--local-rank", flags.local_rank,
+                      "this process's GPU (default: as launched)");
+  command->add_option("--master-addr", flags.master_addr, "host of rank 0 (default: as launched)");
+  command->add_option("--master-port", flags.master_port, "port of rank 0 (default: as launched)");
+}
+
+RanksOptions RankOptions::resolved(SessionOptions session) const {
+  RanksOptions o;
+  o.session = std::move(session);
+  o.launch = detect_launch(flags);
+  o.comm_timeout = Milliseconds(static_cast<int64_t>(comm_timeout * 1000));
+  return o;
+}
+
+bool followed(const std::filesystem::path& plan_directory, const RanksOptions& options) {
+  if (options.launch.rank == 0) return false;
+  Ranks ranks(load_plan(plan_directory), plan_directory, options);
+  ranks.follow();
+  return true;
 }
 
 void require_device(const std::string& target) {

@@ -6,6 +6,7 @@
 #include "ir/error.h"
 #include "runtime/session.h"
 #include "tools/cli.h"
+#include "tools/layout.h"
 
 namespace shunt::cli {
 
@@ -15,7 +16,9 @@ struct Flags {
   CompileFlags compile;
   std::string output;
   std::string dump_phases, dump_kernels;
-  bool dry_run = false;
+  bool dry_run = false, explain = false;
+  int gpus = 0;
+  passes::Workload workload;
   bool json = false;
 };
 
@@ -64,6 +67,14 @@ int body(const Flags& flags) {
     user_error("{} is a plan already: compile takes a model directory", flags.compile.input);
   }
   CompileOptions o = flags.compile.resolved(!flags.json);
+  if (flags.gpus > 0) {
+    const auto layouts = compare_layouts(o, flags.gpus, flags.compile.mesh, flags.workload);
+    if (flags.explain) fmt::print("{}", layout_table(layouts, flags.workload));
+    if (!layouts.front().refused.empty()) user_error("{}", layouts.front().refused);
+    o.mesh = layouts.front().mesh;
+    fmt::print(stderr, "layout for {} GPUs: {}\n", flags.gpus, o.mesh.to_string());
+    if (flags.explain && flags.output.empty() && !flags.dry_run) return 0;
+  }
   o.dump_phases_to = flags.dump_phases;
   o.dump_kernels_to = flags.dump_kernels;
   if (flags.dry_run) return print_memory(compile(o, /*plan_only=*/true).plan, flags.json);
@@ -92,6 +103,15 @@ void add_compile(CLI::App& app, Command& slot) {
                 "folder for the module after every pass (.mir)");
   CLI::Option* dump_kernels = c->add_option("--dump-kernels-to", flags->dump_kernels,
                                             "folder for kernel sources and cubins");
+  CLI::Option* gpus = c->add_option(
+      "--gpus", flags->gpus, "choose the layout for this many GPUs (0: as --tp and the like say)");
+  gpus->check(in_range(0, 4096));
+  c->add_flag("--explain", flags->explain, "with --gpus: print all layouts, predicted")
+      ->needs(gpus);
+  c->add_option("--batch", flags->workload.batch, "with --gpus: sequences that decode at once")
+      ->check(in_range(1, 1 << 20));
+  c->add_option("--context", flags->workload.context, "with --gpus: tokens a sequence has")
+      ->check(in_range(1, 1 << 24));
   CLI::Option* dry_run = c->add_flag("--dry-run", flags->dry_run,
                                      "print the exact bytes a rank needs and write no plan");
   dry_run->excludes(dump_kernels);  // it compiles none

@@ -96,7 +96,7 @@ void add_inspect(CLI::App& app, Command& slot) {
   f->compile.add_to(c);
   c->add_option("--show", f->show, "sections")
       ->delimiter(',')
-      ->check(CLI::IsMember({"summary", "layers", "kernels", "memory"}));
+      ->check(CLI::IsMember({"summary", "layers", "kernels", "memory", "placement", "comm"}));
   c->add_flag(
       "--explain", f->explain,
       "of a model directory: what each key of the config decides, which are ignored and why, "

@@ -16,6 +16,7 @@ namespace {
 
 struct Flags {
   CompileFlags compile;
+  RankOptions ranks;
   std::vector<std::string> prompts;
   int64_t tokens = 128, kv_pages = 0, top_k = 0;
   double temperature = 0, top_p = 1;
@@ -74,14 +75,20 @@ class Runner {
  public:
   Runner(const Flags& flags, const std::filesystem::path& directory)
       : flags_(flags),
-        session_(flags.compile.load(directory), directory, session_options()),
-        engine_(session_) {
+        ranks_(flags.compile.load(directory), directory, flags.ranks.resolved(session_options())),
+        session_(ranks_.session()) {
+    if (!ranks_.leads()) return;
+    engine_.emplace(session_);
     progress_.clear();
     const Plan& plan = session_.plan();
     if (!flags_.ids) tokenizer_ = Tokenizer::from_file(tokenizer_path(plan));
   }
 
   int run() {
+    if (!ranks_.leads()) {
+      ranks_.follow();
+      return 0;
+    }
     outputs_.resize(flags_.prompts.size());
     int64_t prompt_tokens = 0;
     for (size_t i = 0; i < flags_.prompts.size(); ++i) {
@@ -91,19 +98,20 @@ class Runner {
     std::signal(SIGINT, [](int) { g_interrupted = 1; });
     const auto start = std::chrono::steady_clock::now();
     if (streaming() && tokenizer_) write(flags_.prompts[0]);
-    while (engine_.step()) {
+    while (engine_->step()) {
       if (g_interrupted == 0) continue;
-      for (int64_t id : requests_) engine_.cancel(id);
+      for (int64_t id : requests_) engine_->cancel(id);
     }
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (streaming()) write("\n");
     if (!flags_.quiet) {
-      const EngineStats& s = engine_.stats();
+      const EngineStats& s = engine_->stats();
       fmt::print(stderr, "{} prompt tokens, {} generated in {:.3f} s: {:.1f} tokens/s ({})\n",
                  prompt_tokens, s.generated_tokens, seconds,
                  static_cast<double>(s.generated_tokens) / seconds, session_.plan().target);
     }
+    ranks_.finish();
     return g_interrupted == 0 ? 0 : 130;
   }
 
@@ -117,8 +125,8 @@ class Runner {
           tokenizer_ ? tokenizer_->encode(flags_.prompts[i]) : parse_ids(flags_.prompts[i]);
       if (tokenizer_) outputs_[i].decoder->start_after(ids);
       const auto count = static_cast<int64_t>(ids.size());
-      requests_.push_back(engine_.submit(std::move(ids), params(i),
-                                         [this, i](const TokenEvent& e) { on_token(i, e); }));
+      requests_.push_back(engine_->submit(std::move(ids), params(i),
+                                          [this, i](const TokenEvent& e) { on_token(i, e); }));
       return count;
     } catch (const UserError& e) {
       if (streaming()) throw;
@@ -177,8 +185,9 @@ class Runner {
 
   const Flags& flags_;
   Progress progress_;
-  Session session_;
-  Engine engine_;
+  Ranks ranks_;
+  Session& session_;
+  std::optional<Engine> engine_;
   std::optional<Tokenizer> tokenizer_;
   std::vector<Output> outputs_;
   std::vector<int64_t> requests_;
@@ -197,6 +206,7 @@ void add_run(CLI::App& app, Command& slot) {
       ->default_str("");
   f->compile.add_to(c);
   f->compile.add_model_dir(c);
+  f->ranks.add_to(c);
   c->add_option("-n,--tokens", f->tokens, "tokens to generate at most")
       ->check(in_range(1, 1 << 24));
   c->add_option("--temperature", f->temperature, "0: greedy");

@@ -15,6 +15,7 @@ namespace {
 
 struct Flags {
   CompileFlags compile;
+  RankOptions ranks;
   std::string golden, text;
   double atol = -1, rtol = -1, margin = -1;
   int64_t tokens = 0, window = 512, kv_pages = 0;
@@ -36,6 +37,7 @@ std::string find_golden(const Flags& f) {
 CompileOptions verify_options(const Flags& f, int64_t sequences, int64_t tokens, int64_t longest) {
   CompileOptions o = f.compile.resolved(false);
   o.force_routing = !find_target(o.target).is_cpu();
+  o.gather_logits = o.mesh.dp > 1;
   o.max_num_seqs = std::max(o.max_num_seqs, sequences);
   o.max_num_batched_tokens = std::max(o.max_num_batched_tokens, tokens);
   o.max_logit_rows = tokens;
@@ -43,6 +45,7 @@ CompileOptions verify_options(const Flags& f, int64_t sequences, int64_t tokens,
   return o;
 }
 
+/// nullptr in a process whose rank is above 0: rank 0 reports.
 std::unique_ptr<StepRunner> make_runner(const Flags& f, const CompileOptions& o, int64_t pages,
                                         bool* float32) {
   if (f.reference || f.logical) {
@@ -57,7 +60,12 @@ std::unique_ptr<StepRunner> make_runner(const Flags& f, const CompileOptions& o,
                                          ? std::filesystem::path(f.compile.input)
                                          : compile_cached(o).directory;
   *float32 = f.compile.load(plan).activation_dtype == "f32";
-  return make_plan_runner(plan, f.kv_pages, f.compile.model_dir);
+  SessionOptions session;
+  session.kv_pages = f.kv_pages;
+  session.model_directory = f.compile.model_dir;
+  const RanksOptions ranks = f.ranks.resolved(session);
+  if (followed(plan, ranks)) return nullptr;
+  return make_plan_runner(plan, ranks);
 }
 
 /// What near-ties need: how the model routes, and a float32 plan of it.
@@ -67,6 +75,8 @@ void add_routers(const Flags& f, CompileOptions o, int64_t pages, VerifyOptions&
     if (o.model_dir.empty()) o.model_dir = load_plan(f.compile.input).model_directory;
   }
   o.target = "cpu";
+  o.mesh = {};
+  o.expert_map.clear();
   o.dtype = "auto";
   o.force_routing = false;
   o.on_warning = {};  // the plan's own compilation has warned
@@ -106,6 +116,7 @@ int verify_nll(const Flags& f) {
   const CompileOptions o = verify_options(f, 1, f.window, f.window);
   bool float32 = true;
   auto runner = make_runner(f, o, (f.window + 63) / 64, &float32);
+  if (runner == nullptr) return 0;
   Progress progress;
   const double nll = mean_nll(*runner, ids, f.window, [&](int64_t done) {
     progress.show(fmt::format("{} of {} tokens", done, ids.size()));
@@ -140,6 +151,7 @@ int body(const Flags& f) {
   const CompileOptions compile = verify_options(f, sequences, tokens, longest);
   const int64_t pages = sequences * (longest / 64 + 1);
   auto runner = make_runner(f, compile, pages, &options.float32);
+  if (runner == nullptr) return 0;
   if (!options.float32) add_routers(f, compile, pages, options);
   if (f.atol >= 0) options.atol = f.atol;
   if (f.rtol >= 0) options.rtol = f.rtol;
@@ -157,6 +169,7 @@ void add_verify(CLI::App& app, Command& slot) {
   c->add_option("PLAN|MODEL_DIR", f->compile.input, "plan or model directory")->required();
   f->compile.add_to(c);
   f->compile.add_model_dir(c);
+  f->ranks.add_to(c);
   c->add_option("--golden", f->golden,
                 "golden file (default: golden.safetensors or golden.json in the directory)");
   c->add_option("--atol", f->atol, "absolute tolerance (-1: the default rule)");

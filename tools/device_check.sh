@@ -10,6 +10,10 @@
 #   sanitize          compute-sanitizer memcheck and racecheck over storyteller
 #   bench PLAN:P:B... decode and prefill of plans in $PLANS, e.g. bench olmoe-1b-7b:2048:1 (stops at a non-match)
 #   profile PLAN:P:B  the same with one step timed kernel by kernel
+#   mesh FLAGS...     models on several GPUs, e.g. mesh "--tp 2" "--ep 4": goldens (a thread a GPU), storyteller's likelihood
+#   launch N          the same ids from N threads, torchrun, mpirun's variables, and over sockets alone
+#   kill N            N processes; one is killed while it loads, captures, and decodes: the others must end and say so
+#   layouts N         tables of measured and predicted decode steps of three shapes on N GPUs, for batch 1, 8, 64
 set -u
 SHUNT=${SHUNT:-build/shunt}
 PLANS=${PLANS:-.deps/plans}
@@ -48,6 +52,79 @@ bench_case() {  # PLAN:P:B extra flags...
   cat "$OUT/$name.log" | tr '\r' '\n' | grep -vE '^ *$|repetition|^loading'
 }
 
+MESH_MODELS="mixtral qwen2_moe deepseek_v3 gpt_oss olmoe granitemoeshared"
+
+# ranks N COMMAND...: N processes with the variables that mpirun sets; pids in $pids, logs $OUT/$log.RANK.
+ranks() {
+  local n=$1 port=$((20000 + RANDOM % 20000)) r
+  shift
+  pids=()
+  for ((r = 0; r < n; r++)); do
+    env OMPI_COMM_WORLD_RANK=$r OMPI_COMM_WORLD_SIZE="$n" OMPI_COMM_WORLD_LOCAL_RANK=$r MASTER_ADDR=127.0.0.1 \
+      MASTER_PORT=$port "$@" >"$OUT/$log.$r" 2>&1 &
+    pids+=($!)
+  done
+}
+
+launch_case() {  # N
+  local n=$1 prompt="-p 809,315,259,1101 -p 40,484 -n 24 --ids --ignore-eos -q"
+  local plan=/tmp/launch-$n.plan
+  "$SHUNT" compile examples/storyteller --target sm_90a --ep "$n" -o "$plan" 2>"$OUT/launch-compile.log" || return 1
+  "$SHUNT" run $plan $prompt >"$OUT/launch-threads.log" 2>&1
+  torchrun --nproc-per-node "$n" --no-python "$SHUNT" run $plan $prompt >"$OUT/launch-torchrun.log" 2>"$OUT/launch-torchrun.err"
+  log=launch-mpi
+  ranks "$n" "$SHUNT" run $plan $prompt
+  wait "${pids[@]}"
+  log=launch-sockets
+  NCCL_P2P_DISABLE=1 NCCL_SHM_DISABLE=1 ranks "$n" "$SHUNT" run $plan $prompt
+  wait "${pids[@]}"
+  local way
+  for way in launch-torchrun.log launch-mpi.0 launch-sockets.0; do
+    check "$way" cmp "$OUT/launch-threads.log" "$OUT/$way"
+  done
+}
+
+# kill_case N WHEN SECONDS: kills the last of N ranks after so many seconds; the others must end within 5 s, not with 0.
+kill_case() {
+  local n=$1 when=$2 delay=$3 r code ended
+  log=kill-$when
+  ranks "$n" "$SHUNT" run "$KILL_PLAN" --ids -p "$(seq -s, 1 1500)" -n 2500 --ignore-eos -q
+  sleep "$delay"
+  kill -9 "${pids[n - 1]}" 2>/dev/null || { table+=("FAIL  kill-$when  it had ended already"); return; }
+  local start=$SECONDS bad=""
+  for ((r = 0; r < n - 1; r++)); do
+    code=0
+    timeout 10 tail --pid="${pids[r]}" -f /dev/null || bad+=" rank $r still runs;"
+    wait "${pids[r]}" || code=$?
+    [ $code != 0 ] || bad+=" rank $r ended with 0;"
+    grep -q "rank $((n - 1))" "$OUT/kill-$when.$r" || bad+=" rank $r does not name rank $((n - 1));"
+  done
+  ended=$((SECONDS - start))
+  [ $ended -le 5 ] || bad+=" took $ended s;"
+  table+=("$([ -z "$bad" ] && echo 'ok   ' || echo FAIL)  kill-$when  ($ended s)$bad  $(tail -n 1 "$OUT/kill-$when.0" | cut -c1-120)")
+}
+
+layouts_case() {  # N
+  local n=$1 model dir flags batch context
+  for model in olmoe-1b-7b qwen3-30b-a3b mixtral-8x7b; do
+    dir=/tmp/shapes/$model
+    mkdir -p "$dir" && cp "tests/data/configs/$model.json" "$dir/config.json"
+    for batch in 1 8 64; do
+      context=$((batch == 1 ? 2048 : batch == 8 ? 512 : 256))
+      "$SHUNT" compile "$dir" --dummy-weights --target sm_90a --max-model-len 4096 --gpus "$n" --explain --batch $batch \
+        --context $context >"$OUT/predicted-$model-$n-b$batch.log" 2>&1
+    done
+    for flags in ${LAYOUTS:-"--tp=$n,--etp=$n" "--tp=$n,--ep=$n" "--dp=$n,--ep=$n"}; do
+      [ "$n" = 1 ] && flags=--tp=1
+      timeout 280 "$SHUNT" bench "$dir" --dummy-weights --target sm_90a --max-model-len 4096 --max-num-batched-tokens 4096 \
+        ${flags//,/ } -p 256 -b 1,8,64 -n 32 -r 3 >"$OUT/layout-$model-$n-$flags.log" 2>&1
+      echo "$model $flags"
+      grep '^|' "$OUT/layout-$model-$n-$flags.log" || tail -n 1 "$OUT/layout-$model-$n-$flags.log"
+      [ "$n" = 1 ] && break
+    done
+  done
+}
+
 while [ $# -gt 0 ]; do
   what=$1
   shift
@@ -75,6 +152,30 @@ while [ $# -gt 0 ]; do
       done
       ;;
     bench) while [[ ${1:-} == *:*:* ]]; do bench_case "$1" -r 3; shift; done ;;
+    mesh)
+      while [[ ${1:-} == --* ]]; do
+        for model in $MESH_MODELS; do
+          [[ $model == $ONLY ]] && verify_case "$model$(tr -d ' ' <<<"$1")" "tests/data/conformance/$model" $1
+        done
+        for dir in tests/data/deepspeed/*/; do  # with dp a gate's capacity is another than the golden's
+          [[ $(basename "$dir") == $ONLY && $1 != *--dp* ]] && verify_case "$(basename "$dir")$(tr -d ' ' <<<"$1")" "$dir" $1
+        done
+        verify_case "storyteller$(tr -d ' ' <<<"$1")" examples/storyteller --golden tests/data/storyteller/golden.json $1
+        check "nll$(tr -d ' ' <<<"$1")" "$SHUNT" verify examples/storyteller --target sm_90a \
+          --text tests/data/storyteller/heldout.txt --tokens 16384 --window 512 $1
+        shift
+      done
+      ;;
+    launch) launch_case "$1"; shift ;;
+    kill)
+      KILL_PLAN=/tmp/kill-$1.plan
+      dir=/tmp/shapes/olmoe-1b-7b
+      mkdir -p $dir && cp tests/data/configs/olmoe-1b-7b.json $dir/config.json
+      "$SHUNT" compile $dir --dummy-weights --target sm_90a --max-model-len 4096 --ep "$1" -o "$KILL_PLAN" >"$OUT/kill-compile.log" 2>&1
+      for when in ${KILL_AT:-load:2.5 capture:4.2 decode:6}; do kill_case "$1" "${when%:*}" "${when#*:}"; done
+      shift
+      ;;
+    layouts) layouts_case "$1"; shift ;;
     profile) while [[ ${1:-} == *:*:* ]]; do bench_case "$1" --profile -r 1; shift; done ;;
     *) echo "unknown check '$what' (see the head of $0)"; exit 2 ;;
   esac

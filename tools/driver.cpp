@@ -23,6 +23,7 @@
 #include "runtime/checkpoint/digest.h"
 #include "runtime/device.h"
 #include "runtime/jit/jit.h"
+#include "tools/expert_map_json.h"
 
 namespace shunt {
 
@@ -93,6 +94,9 @@ Imported import(const CompileOptions& options) {
 
 std::vector<passes::PassRecord> run_all_passes(ir::Module& module, const CompileOptions& options) {
   passes::PassOptions p;
+  p.mesh = options.mesh;
+  p.gather_logits = options.gather_logits;
+  if (!options.expert_map.empty()) p.expert_map = load_expert_map(options.expert_map);
   p.dump_dir = options.dump_phases_to.string();
   if (!p.dump_dir.empty()) make_folder(p.dump_dir);
   return passes::run_pipeline(module, find_target(options.target), p);
@@ -213,6 +217,8 @@ std::string plan_key(const CompileOptions& o) {
   add(fmt::format("{} {} {} {} {} {} {} {} {}", o.target, o.dtype, o.max_model_len, o.max_num_seqs,
                   o.max_num_batched_tokens, o.max_logit_rows, o.dummy_weights, o.force_routing,
                   o.allow_unused_tensors));
+  add(fmt::format("{} {}", o.mesh.to_string(), o.gather_logits));
+  if (!o.expert_map.empty()) add(expert_map_to_json(load_expert_map(o.expert_map)));
   add(fs::canonical(o.model_dir).string());
   for (const char* name : {"config.json", "generation_config.json", "ds_inference_config.json"}) {
     std::ifstream file(o.model_dir / name, std::ios::binary);

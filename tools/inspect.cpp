@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ir/error.h"
+#include "tools/inspect_ranks.h"
 
 namespace shunt {
 
@@ -198,6 +199,12 @@ ordered_json inspect_json(const Plan& plan, const std::vector<std::string>& sect
   }
   if (wants(sections, "kernels")) out["kernels"] = kernels_json(plan);
   if (wants(sections, "memory")) out["memory"] = memory_json(plan);
+  if (wants(sections, "placement")) out["placement"] = placement_json(plan);
+  if (wants(sections, "comm")) {
+    out["comm"] = ordered_json::array();
+    for (const Program* p : choose_programs(plan, program))
+      out["comm"].push_back(comm_json(plan, *p));
+  }
   return out;
 }
 
@@ -214,6 +221,11 @@ std::string inspect_text(const Plan& plan, const std::vector<std::string>& secti
   }
   if (wants(sections, "kernels")) out += "kernels\n" + json_lines({{"kernel", kernels_json(plan)}});
   if (wants(sections, "memory")) out += "memory\n" + json_lines(memory_json(plan));
+  if (wants(sections, "placement")) out += "placement\n" + json_lines(placement_json(plan));
+  if (wants(sections, "comm")) {
+    for (const Program* p : choose_programs(plan, program))
+      out += "communication, in the order of every rank\n" + json_lines(comm_json(plan, *p));
+  }
   return out;
 }
 

@@ -31,8 +31,8 @@ std::vector<LayerFold> fold_layers(const Plan& plan, const Program& program);
 /// The same for a graph of a module; rows are its ops.
 std::vector<LayerFold> fold_layers(const ir::Module& module, const ir::Graph& graph);
 
-/// `sections` of summary, layers, kernels, memory. `program` empty: decode for one sequence and the
-/// largest prefill.
+/// `sections` of summary, layers, kernels, memory, placement, comm. `program` empty: decode for one
+/// sequence and the largest prefill.
 std::string inspect_text(const Plan& plan, const std::vector<std::string>& sections,
                          const std::string& program);
 nlohmann::ordered_json inspect_json(const Plan& plan, const std::vector<std::string>& sections,

@@ -10,6 +10,45 @@
 
 namespace shunt {
 
+std::vector<BatchPart> split_batch(const StepInputs& batch, int groups) {
+  std::vector<BatchPart> parts(static_cast<size_t>(groups));
+  const size_t sequences = batch.kv_lens.size();
+  const size_t columns = sequences == 0 ? 0 : batch.block_tables.size() / sequences;
+  for (BatchPart& part : parts) {
+    part.inputs.decode = batch.decode;
+    part.inputs.seq_starts.push_back(0);
+  }
+  for (size_t s = 0; s < sequences; ++s) {
+    BatchPart& part = parts[static_cast<size_t>(batch.state_slots[s] % groups)];
+    StepInputs& in = part.inputs;
+    const auto first = static_cast<size_t>(batch.seq_starts[s]);
+    const auto end = static_cast<size_t>(batch.seq_starts[s + 1]);
+    for (size_t r = 0; r < batch.logit_rows.size(); ++r) {
+      const auto token = static_cast<size_t>(batch.logit_rows[r]);
+      if (token < first || token >= end) continue;
+      in.logit_rows.push_back(static_cast<int32_t>(in.tokens.size() + token - first));
+      part.rows.push_back(r);
+    }
+    for (size_t t = first; t < end; ++t) {
+      part.tokens.push_back(t);
+      in.tokens.push_back(batch.tokens[t]);
+      in.positions.push_back(batch.positions[t]);
+      for (const auto& [role, values] : batch.forced) {
+        const size_t k = values.size() / batch.tokens.size();
+        const auto row = values.begin() + static_cast<std::ptrdiff_t>(t * k);
+        in.forced[role].insert(in.forced[role].end(), row, row + static_cast<std::ptrdiff_t>(k));
+      }
+    }
+    in.seq_starts.push_back(static_cast<int32_t>(in.tokens.size()));
+    in.kv_lens.push_back(batch.kv_lens[s]);
+    in.state_slots.push_back(batch.state_slots[s]);
+    const auto table = batch.block_tables.begin() + static_cast<std::ptrdiff_t>(s * columns);
+    in.block_tables.insert(in.block_tables.end(), table,
+                           table + static_cast<std::ptrdiff_t>(columns));
+  }
+  return parts;
+}
+
 SequenceFeeder::SequenceFeeder(StepRunner& runner, int64_t sequences, int64_t max_length)
     : runner_(runner), lengths_(sequences, 0) {
   const Limits& l = runner.limits();

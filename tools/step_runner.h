@@ -13,6 +13,7 @@
 
 #include "ir/reference/tensor.h"
 #include "runtime/plan/plan.h"
+#include "runtime/ranks.h"
 #include "tools/driver.h"
 #include "tools/golden.h"
 
@@ -25,6 +26,14 @@ struct StepInputs {
       logit_rows;
   std::map<std::string, std::vector<int32_t>> forced;  // "forced.N": [T, k], -1: not forced
 };
+
+/// What one dp group gets of a batch: the sequences whose state slot (their number, which stays)
+/// leaves the remainder `group`, and where their tokens and logit rows stand in the batch.
+struct BatchPart {
+  StepInputs inputs;
+  std::vector<size_t> tokens, rows;
+};
+std::vector<BatchPart> split_batch(const StepInputs& batch, int groups);
 
 struct StepValues {
   Matrix logits;  // [R, V]
@@ -42,13 +51,18 @@ class StepRunner {
   virtual int64_t vocab_size() const = 0;
   /// k of the inputs forced.N; 0 if there are none.
   virtual int64_t forced_width() const = 0;
+  /// False where this process does not see the values of every token (dp > 1): run() gives no
+  /// probes.
+  virtual bool has_probes() const { return true; }
   virtual StepValues run(const StepInputs& inputs, bool with_probes) = 0;
 };
 
-/// Runs a plan. `kv_pages` and `model_directory` as in SessionOptions.
+/// Runs a plan, as its rank 0.
 std::unique_ptr<StepRunner> make_plan_runner(const std::filesystem::path& plan_directory,
-                                             int64_t kv_pages,
-                                             const std::filesystem::path& model_directory = {});
+                                             const RanksOptions& options);
+/// On the ranks of this process; `kv_pages` as in SessionOptions.
+std::unique_ptr<StepRunner> make_plan_runner(const std::filesystem::path& plan_directory,
+                                             int64_t kv_pages);
 /// Evaluates the module of a model directory, before passes or after them.
 std::unique_ptr<StepRunner> make_reference_runner(const CompileOptions& options, bool after_passes,
                                                   int64_t pages);

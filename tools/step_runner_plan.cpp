@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "ir/error.h"
-#include "runtime/session.h"
+#include "runtime/ranks.h"
 #include "tools/step_runner.h"
 
 namespace shunt {
@@ -34,14 +34,14 @@ class ProbeReader : public StepObserver {
 
 class PlanRunner : public StepRunner {
  public:
-  PlanRunner(const std::filesystem::path& directory, int64_t kv_pages,
-             const std::filesystem::path& model_directory)
-      : session_(load_plan(directory), directory, [&] {
-          SessionOptions o;
-          o.kv_pages = kv_pages;
-          o.model_directory = model_directory;
-          return o;
-        }()) {}
+  PlanRunner(const std::filesystem::path& directory, const RanksOptions& options)
+      : ranks_(load_plan(directory), directory, options), session_(ranks_.session()) {}
+  ~PlanRunner() override {
+    try {
+      ranks_.finish();
+    } catch (const Error&) {  // a rank failed after the last run: the values are there
+    }
+  }
 
   const Limits& limits() const override { return session_.plan().limits; }
   int64_t pages() const override { return session_.pages(); }
@@ -55,51 +55,90 @@ class PlanRunner : public StepRunner {
     return 0;
   }
 
+  bool has_probes() const override { return session_.groups() == 1; }
+
   StepValues run(const StepInputs& in, bool with_probes) override {
-    fill("tokens", in.tokens);
-    fill("positions", in.positions);
-    fill("seq_starts", in.seq_starts);
-    fill("kv_lens", in.kv_lens);
-    fill("block_tables", in.block_tables);
-    fill("state_slots", in.state_slots);
-    fill("logit_rows", in.logit_rows);
-    for (const Port& p : session_.plan().ports) {
-      if (!p.role.starts_with("forced.")) continue;
-      const auto it = in.forced.find(p.role);
-      auto port = session_.input_as<int32_t>(p.role);
-      std::fill(port.begin(), port.end(), -1);
-      if (it != in.forced.end()) std::copy(it->second.begin(), it->second.end(), port.begin());
+    const std::vector<BatchPart> parts = split_batch(in, session_.groups());
+    std::vector<StepSizes> sizes;
+    for (size_t g = 0; g < parts.size(); ++g) {
+      fill(parts[g].inputs, static_cast<int>(g));
+      sizes.push_back({static_cast<int64_t>(parts[g].tokens.size()),
+                       static_cast<int64_t>(parts[g].inputs.kv_lens.size()),
+                       static_cast<int64_t>(parts[g].rows.size())});
     }
-    const auto T = static_cast<int64_t>(in.tokens.size()),
-               S = static_cast<int64_t>(in.kv_lens.size()),
-               R = static_cast<int64_t>(in.logit_rows.size());
     StepValues out;
     ProbeReader probes(out.probes);
-    session_.run_step(in.decode, T, S, R, with_probes ? &probes : nullptr);
-    const int64_t vocab = vocab_size();
-    const auto logits = session_.output_as<float>("logits", R * vocab);
-    out.logits = {R, vocab, {logits.begin(), logits.end()}};
+    session_.run_step(in.decode, sizes, with_probes && has_probes() ? &probes : nullptr);
+    read_logits(in, parts, out.logits);
     return out;
   }
 
  private:
-  void fill(std::string_view role, const std::vector<int32_t>& values) {
+  /// Rows of all groups in the order of the batch; group g's begin at g times the largest number of
+  /// rows.
+  void read_logits(const StepInputs& in, const std::vector<BatchPart>& parts, Matrix& logits) {
+    const int64_t vocab = vocab_size();
+    size_t stride = 0;
+    for (const BatchPart& p : parts) stride = std::max(stride, p.rows.size());
+    if (!has_probes() && !session_.has_port("all_logits")) {
+      user_error(
+          "the plan was not made for `verify`, which needs the logits of all dp groups: give "
+          "the model directory");
+    }
+    const auto all = session_.output_as<float>(has_probes() ? "logits" : "all_logits",
+                                               static_cast<int64_t>(stride * parts.size()) * vocab);
+    logits = {static_cast<int64_t>(in.logit_rows.size()), vocab, {}};
+    logits.data.resize(in.logit_rows.size() * static_cast<size_t>(vocab));
+    for (size_t g = 0; g < parts.size(); ++g) {
+      for (size_t r = 0; r < parts[g].rows.size(); ++r) {
+        const auto from = all.begin() + static_cast<int64_t>(g * stride + r) * vocab;
+        std::copy(from, from + vocab,
+                  logits.data.begin() + static_cast<int64_t>(parts[g].rows[r]) * vocab);
+      }
+    }
+  }
+
+  void fill(const StepInputs& in, int group) {
+    fill("tokens", in.tokens, group);
+    fill("positions", in.positions, group);
+    fill("seq_starts", in.seq_starts, group);
+    fill("kv_lens", in.kv_lens, group);
+    fill("block_tables", in.block_tables, group);
+    fill("state_slots", in.state_slots, group);
+    fill("logit_rows", in.logit_rows, group);
+    for (const Port& p : session_.plan().ports) {
+      if (!p.role.starts_with("forced.")) continue;
+      const auto it = in.forced.find(p.role);
+      auto port = session_.input_as<int32_t>(p.role, group);
+      std::fill(port.begin(), port.end(), -1);
+      if (it != in.forced.end()) std::copy(it->second.begin(), it->second.end(), port.begin());
+    }
+  }
+
+  void fill(std::string_view role, const std::vector<int32_t>& values, int group) {
     if (!session_.has_port(role)) return;
-    auto port = session_.input_as<int32_t>(role);
+    auto port = session_.input_as<int32_t>(role, group);
     SHUNT_CHECK(values.size() <= port.size(), "{} values for port {} of {}", values.size(), role,
                 port.size());
     std::copy(values.begin(), values.end(), port.begin());
   }
 
-  Session session_;
+  Ranks ranks_;
+  Session& session_;
 };
 
 }  // namespace
 
 std::unique_ptr<StepRunner> make_plan_runner(const std::filesystem::path& plan_directory,
-                                             int64_t kv_pages,
-                                             const std::filesystem::path& model_directory) {
-  return std::make_unique<PlanRunner>(plan_directory, kv_pages, model_directory);
+                                             const RanksOptions& options) {
+  return std::make_unique<PlanRunner>(plan_directory, options);
+}
+
+std::unique_ptr<StepRunner> make_plan_runner(const std::filesystem::path& plan_directory,
+                                             int64_t kv_pages) {
+  RanksOptions options;
+  options.session.kv_pages = kv_pages;
+  return make_plan_runner(plan_directory, options);
 }
 
 }  // namespace shunt

@@ -62,42 +62,88 @@ class ReferenceRunner : public StepRunner {
   int64_t vocab_size() const override { return vocab_; }
   int64_t forced_width() const override { return forced_; }
 
+  /// dp groups take parts of the batch, padded to the largest.
   StepValues run(const StepInputs& in, bool with_probes) override {
-    const DimEnv dims = {
-        {"T", in.tokens.size()}, {"S", in.kv_lens.size()}, {"R", in.logit_rows.size()}};
-    const ir::Graph& graph = step_graph(in);
-    std::map<std::string, ir::Tensor> inputs;
-    for (const auto& input : graph.inputs) {
-      Type type = input->type;
-      for (Dim& d : type.shape) d = Dim(d.evaluate(dims));
-      ir::Tensor t = ir::Tensor::make(type);
-      t.i = values_of(in, input->name, t.i.size());
-      inputs[input->name] = std::move(t);
+    const Mesh& mesh = module_->mesh;
+    const std::vector<BatchPart> parts = split_batch(in, mesh.dp);
+    DimEnv dims = {{"T", 0}, {"S", 0}, {"R", 0}};
+    for (const BatchPart& p : parts) {
+      dims["T"] = std::max(dims["T"], static_cast<int64_t>(p.tokens.size()));
+      dims["S"] = std::max(dims["S"], static_cast<int64_t>(p.inputs.kv_lens.size()));
+      dims["R"] = std::max(dims["R"], static_cast<int64_t>(p.rows.size()));
+    }
+    const ir::Graph& graph = step_graph(dims["T"], in.decode);
+    std::vector<std::map<std::string, ir::Tensor>> inputs;
+    std::vector<int64_t> valid;
+    for (int r = 0; r < mesh.size(); ++r) {
+      const BatchPart& part = parts[static_cast<size_t>(mesh.index(MeshAxis::dp, r))];
+      inputs.push_back(padded(graph, part.inputs, dims));
+      valid.push_back(static_cast<int64_t>(part.tokens.size()));
     }
     StepValues out;
-    const auto matrix = [](const ir::Tensor& t) { return Matrix{t.rows(), t.last(), t.f}; };
-    const auto results =
-        evaluator_->run(graph.name, dims, inputs, [&](const ir::Value& v, const ir::Tensor& t) {
-          if (with_probes && ir::is_pinned(graph, &v)) out.probes[v.name] = matrix(t);
-        });
-    out.logits = matrix(results.at("logits"));
+    const auto results = evaluator_->run_ranks(
+        graph.name, dims, inputs,
+        [&](int rank, const ir::Value& v, const ir::Tensor& t) {
+          if (!with_probes || !ir::is_pinned(graph, &v) || mesh.index(MeshAxis::tp, rank) != 0)
+            return;
+          const BatchPart& part = parts[static_cast<size_t>(mesh.index(MeshAxis::dp, rank))];
+          const bool by_row = v.type.shape[0] == Dim::symbol("R");
+          if (!by_row && v.type.shape[0] != Dim::symbol("T")) return;  // of all groups
+          place_rows(t, by_row ? part.rows : part.tokens,
+                     by_row ? in.logit_rows.size() : in.tokens.size(), out.probes[v.name]);
+        },
+        valid);
+    for (int g = 0; g < mesh.dp; ++g) {
+      place_rows(results[static_cast<size_t>(g * mesh.tp)].at("logits"),
+                 parts[static_cast<size_t>(g)].rows, in.logit_rows.size(), out.logits);
+    }
     return out;
   }
 
  private:
   /// The step graph whose ranges fit, as the session chooses its program.
-  const ir::Graph& step_graph(const StepInputs& in) const {
-    const auto tokens = static_cast<int64_t>(in.tokens.size());
+  const ir::Graph& step_graph(int64_t tokens, bool decode) const {
     const ir::Graph* best = nullptr;
     for (const auto& graph : module_->graphs) {
       if (!graph->name.starts_with("step")) continue;
-      if (graph->name.starts_with("step.decode") && !in.decode) continue;
+      if (graph->name.starts_with("step.decode") && !decode) continue;
       const DimDecl& t = module_->dim(*graph, "T");
       if (tokens < t.min || tokens > t.max) continue;
       if (best == nullptr || graph->name.starts_with("step.decode")) best = graph.get();
     }
     if (best == nullptr) user_error("no step graph takes {} tokens", tokens);
     return *best;
+  }
+
+  /// The first rows of `t` as rows `at` of a matrix of `rows` rows.
+  static void place_rows(const ir::Tensor& t, const std::vector<size_t>& at, size_t rows,
+                         Matrix& to) {
+    const auto columns = static_cast<size_t>(t.last());
+    to.rows = static_cast<int64_t>(rows);
+    to.cols = t.last();
+    to.data.resize(rows * columns);
+    for (size_t r = 0; r < at.size(); ++r) {
+      std::copy_n(t.row(static_cast<int64_t>(r)), columns,
+                  to.data.begin() + static_cast<std::ptrdiff_t>(at[r] * columns));
+    }
+  }
+
+  /// Inputs of one rank at the sizes `dims`: what a batch lacks of them belongs to no sequence.
+  static std::map<std::string, ir::Tensor> padded(const ir::Graph& graph, const StepInputs& in,
+                                                  const DimEnv& dims) {
+    std::map<std::string, ir::Tensor> inputs;
+    for (const auto& input : graph.inputs) {
+      Type type = input->type;
+      for (Dim& d : type.shape) d = Dim(d.evaluate(dims));
+      ir::Tensor t = ir::Tensor::make(type);
+      const auto size = t.i.size();
+      t.i = values_of(in, input->name, size);
+      const bool forced = input->name.starts_with("forced.");
+      const bool starts = input->name == "seq_starts";
+      t.i.resize(size, starts ? static_cast<int32_t>(in.tokens.size()) : forced ? -1 : 0);
+      inputs[input->name] = std::move(t);
+    }
+    return inputs;
   }
 
   static std::vector<int32_t> values_of(const StepInputs& in, const std::string& role,

@@ -49,6 +49,11 @@ Dim row_count(const Type& type) {
   return rows;
 }
 
+HostArgs& HostArgs::true_size(const Dim& size) {
+  const bool symbol = size.terms().size() == 1 && size == Dim::symbol(size.terms().begin()->first);
+  return add(symbol ? builder_.dim_ptr(size.terms().begin()->first) : Arg{});
+}
+
 HostArgs& HostArgs::add(Arg arg) {
   args_.push_back(std::move(arg));
   return *this;

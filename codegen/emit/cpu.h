@@ -29,6 +29,11 @@ class HostArgs {
   HostArgs& real(double f);
   /// An expression, null if it is empty.
   HostArgs& expr(const std::string& text);
+  /// Where the true value of a dim lies, below which a padded one's rows count; null if it is a sum
+  /// or a number.
+  HostArgs& true_size(const Dim& size);
+  /// An argument made elsewhere.
+  HostArgs& arg(Arg arg) { return add(std::move(arg)); }
   /// "count, (p, dtype, mode)[count]" of the operands from `first` on, against a result of
   /// `result`'s shape.
   HostArgs& extras(const ir::Op& op, size_t first, const Type& result, bool per_expert);

@@ -30,6 +30,7 @@ void add_gate(HostArgs& args, const Op& op, const ir::TopkGateAttrs& a, size_t b
   args.weight(op.operand(bias))
       .value(op.operand(bias + 1))
       .integer(logits.shape[0])
+      .true_size(logits.shape[0])
       .integer(logits.shape[1])
       .integer(a.k)
       .integer(static_cast<int64_t>(a.score))

@@ -1,5 +1,6 @@
 // `cpu` rows of the ops that move or map rows: embedding, pointwise, glu, the norms, gather_rows,
 // concat, slice, transpose, dummy, sample. Test: tests/runtime/host/emit_test.cpp.
+#include "codegen/emit/copy.h"
 #include "codegen/emit/cpu.h"
 #include "ir/error.h"
 #include "runtime/plan/host_kernels.h"
@@ -22,6 +23,8 @@ void emit_embedding(const Op& op, StepBuilder& b) {
       .integer(table.shape[0])
       .integer(table.shape[1])
       .integer(a.offset)
+      .arg(embedding_begin(a, b))
+      .flag(!a.begins.empty())
       .value(op.result())
       .call("embedding");
 }

@@ -18,6 +18,7 @@ std::vector<KernelImpl> attention_kernels();       // emit/attention.cpp
 std::vector<KernelImpl> recurrent_kernels();       // emit/recurrent.cpp
 std::vector<KernelImpl> gate_kernels();            // emit/gate.cpp
 std::vector<KernelImpl> route_kernels();           // emit/route.cpp
+std::vector<KernelImpl> collective_kernels();      // emit/collective.cpp
 std::vector<KernelImpl> sample_kernels();          // emit/sample.cpp
 std::vector<KernelImpl> cpu_kernels();             // emit/cpu.cpp
 

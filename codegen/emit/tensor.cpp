@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "codegen/emit/copy.h"
 #include "codegen/emit/families.h"
 #include "codegen/emit/launch.h"
 #include "ir/error.h"
@@ -25,7 +26,7 @@ double memory_seconds(const ir::Op& op, const Context& context) {
 // ---- embedding, gather_rows ----
 
 void emit_take_rows(const char* name, const ir::Value* index, const ir::Value* from,
-                    const ir::Value* out, int64_t offset, StepBuilder& steps) {
+                    const ir::Value* out, int64_t offset, const Arg& begin, StepBuilder& steps) {
   const int64_t cols = out->type.last().constant();
   const int64_t vec = vector_width(cols);
   const int64_t threads = std::clamp<int64_t>(round_up(cols / vec, 32), 32, 256);
@@ -36,24 +37,22 @@ void emit_take_rows(const char* name, const ir::Value* index, const ir::Value* f
       .number("kThreads", threads)
       .number("kOffset", offset);
   launch.in("index", index).in("from", from).out("out", out).i32("from_rows", from->type.shape[0]);
+  launch.parameter("int begin", begin);
   launch.launch(out->type.shape[0], threads);
 }
 
 void emit_embedding(const ir::Op& op, StepBuilder& steps) {
-  emit_take_rows("embedding", op.operand(0), op.operand(1), op.result(),
-                 op.as<ir::EmbeddingAttrs>().offset, steps);
+  const auto& a = op.as<ir::EmbeddingAttrs>();
+  emit_take_rows("embedding", op.operand(0), op.operand(1), op.result(), a.offset,
+                 embedding_begin(a, steps), steps);
 }
 
 void emit_gather_rows(const ir::Op& op, StepBuilder& steps) {
-  emit_take_rows("gather_rows", op.operand(1), op.operand(0), op.result(), 0, steps);
+  emit_take_rows("gather_rows", op.operand(1), op.operand(0), op.result(), 0, StepBuilder::i32(0),
+                 steps);
 }
 
 // ---- concat, slice ----
-
-/// A copy of `rows` runs of `row` elements, all figures in elements.
-struct RowCopy {
-  Dim rows, row, from_pitch, to_pitch, from_offset, to_offset;
-};
 
 /// The largest power of two up to 16 that divides all sizes in bytes.
 int64_t common_unit(const RowCopy& c, int64_t element) {
@@ -64,9 +63,10 @@ int64_t common_unit(const RowCopy& c, int64_t element) {
   return unit;
 }
 
-void emit_copy_rows(const char* name, const ir::Value* from, const ir::Value* to, const RowCopy& c,
-                    StepBuilder& steps) {
-  const int64_t element = dtype_bytes(from->type.dtype);
+}  // namespace
+
+void emit_copy_rows(const char* name, const Arg& from, const Arg& to, int64_t element,
+                    const RowCopy& c, StepBuilder& steps) {
   const int64_t unit = common_unit(c, element);
   const char* type = unit == 16  ? "uint4"
                      : unit == 8 ? "uint2"
@@ -77,8 +77,8 @@ void emit_copy_rows(const char* name, const ir::Value* from, const ir::Value* to
   constexpr int64_t kThreads = 256;
   LaunchBuilder launch(steps, name, "rows.cuh", "copy_rows");
   launch.type("Unit", std::string(type)).number("kThreads", kThreads);
-  launch.parameter("const shunt::uint8* from", steps.arg(from));
-  launch.parameter("shunt::uint8* to", steps.arg(to));
+  launch.parameter("const shunt::uint8* from", from);
+  launch.parameter("shunt::uint8* to", to);
   launch.i64("rows", c.rows).i64("row_units", units(c.row));
   launch.i64("from_pitch", units(c.from_pitch)).i64("to_pitch", units(c.to_pitch));
   launch.i64("from_offset", units(c.from_offset)).i64("to_offset", units(c.to_offset));
@@ -88,7 +88,6 @@ void emit_copy_rows(const char* name, const ir::Value* from, const ir::Value* to
                 kThreads);
 }
 
-/// Elements of one index of `axis`, and the number of index tuples before it.
 Dim inner_elements(const Type& t, int64_t axis) {
   Dim n = 1;
   for (size_t i = static_cast<size_t>(axis) + 1; i < t.shape.size(); ++i) n = n * t.shape[i];
@@ -100,6 +99,8 @@ Dim outer_elements(const Type& t, int64_t axis) {
   return n;
 }
 
+namespace {
+
 void emit_concat(const ir::Op& op, StepBuilder& steps) {
   const int64_t axis = op.as<ir::AxisAttrs>().axis;
   const Type& out = op.result()->type;
@@ -107,7 +108,7 @@ void emit_concat(const ir::Op& op, StepBuilder& steps) {
   Dim at = 0;
   for (const ir::Value* x : op.operands) {
     const Dim row = x->type.shape[axis] * inner;
-    emit_copy_rows("concat", x, op.result(),
+    emit_copy_rows("concat", steps.arg(x), steps.arg(op.result()), dtype_bytes(out.dtype),
                    {outer_elements(out, axis), row, row, out.shape[axis] * inner, 0, at}, steps);
     at = at + row;
   }
@@ -118,7 +119,7 @@ void emit_slice(const ir::Op& op, StepBuilder& steps) {
   const Type& x = op.operand(0)->type;
   const Dim inner = inner_elements(x, a.axis);
   const Dim row = inner * (a.end - a.begin);
-  emit_copy_rows("slice", op.operand(0), op.result(),
+  emit_copy_rows("slice", steps.arg(op.operand(0)), steps.arg(op.result()), dtype_bytes(x.dtype),
                  {outer_elements(x, a.axis), row, x.shape[a.axis] * inner, row, inner * a.begin, 0},
                  steps);
 }

@@ -258,4 +258,29 @@ __device__ __forceinline__ void combine_routes(const typename C::Y* y, const flo
   store(out + at, from_float<typename C::Out>(sum));
 }
 
+/// out[r] = the slot of route r's expert if this rank (position `mine` along ep) takes it, else -1.
+/// table: [experts, kReplicas, 3] of position, slot, upper end of the replica's share; the share of
+/// a token is route_share() of ir/random.h. Config: kTop, kReplicas, kThreads.
+template <class C>
+__device__ __forceinline__ void local_routes(const int* ids, const float* table, int* out,
+                                             int routes, int mine) {
+  wait_for_predecessor();
+  launch_dependents();
+  const int r = blockIdx.x * C::kThreads + threadIdx.x;
+  if (r >= routes) return;
+  const int id = ids[r];
+  int slot = -1;
+  if (id >= 0) {
+    const uint32 token = static_cast<uint32>(r / C::kTop);
+    const float u = static_cast<float>(((token + 1u) * 2654435769u) >> 8) * 0x1p-24f;
+    const float* row = table + static_cast<int64>(id) * C::kReplicas * 3;
+    for (int i = 0; i < C::kReplicas; ++i, row += 3) {
+      if (u >= row[2]) continue;
+      if (static_cast<int>(row[0]) == mine) slot = static_cast<int>(row[1]);
+      break;
+    }
+  }
+  out[r] = slot;
+}
+
 }  // namespace shunt

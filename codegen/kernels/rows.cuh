@@ -5,16 +5,17 @@
 
 namespace shunt {
 
-/// out[i, :] = from[index[i] + kOffset, :], converted; zeros where the index is out of range
-/// (padded rows of a graph bucket may hold anything). blockIdx.x is i. Config: From, Out, kCols,
+/// out[i, :] = from[index[i] + kOffset - begin, :], converted; zeros where the index is out of range
+/// (padded rows of a graph bucket may hold anything; a rank may have a part of the rows only). blockIdx.x is i. Config: From, Out, kCols,
 /// kVec, kThreads, kOffset.
 template <class C>
 __device__ __forceinline__ void take_rows(const int* index, const typename C::From* from,
-                                          typename C::Out* out, int from_rows) {
+                                          typename C::Out* out, int from_rows,
+                                          int begin) {
   constexpr int kVectors = C::kCols / C::kVec;
   wait_for_predecessor();
   launch_dependents();
-  const int64 row = static_cast<int64>(index[blockIdx.x]) + C::kOffset;
+  const int64 row = static_cast<int64>(index[blockIdx.x]) + C::kOffset - begin;
   const bool valid = row >= 0 && row < from_rows;
   const typename C::From* source = from + (valid ? row : 0) * C::kCols;
   typename C::Out* target = out + static_cast<int64>(blockIdx.x) * C::kCols;
@@ -43,6 +44,21 @@ __device__ __forceinline__ void copy_rows(const uint8* from, uint8* to, int64 ro
     const int64 unit = i - row * row_units;
     target[row * to_pitch + unit] = source[row * from_pitch + unit];
   }
+}
+
+/// out[o, i, :] = x[o, begin + i, :] for i < count, else zeros: this rank's part of an axis. x is
+/// [outer, width, inner], out [outer, kSize, inner]. Config: X, kSize, kThreads.
+template <class C>
+__device__ __forceinline__ void shard(const typename C::X* x, typename C::X* out, int64 outer,
+                                      int64 width, int64 inner, int begin, int count) {
+  wait_for_predecessor();
+  launch_dependents();
+  const int64 e = static_cast<int64>(blockIdx.x) * C::kThreads + threadIdx.x;
+  const int64 row = e / inner;
+  const int64 o = row / C::kSize, i = row - o * C::kSize;
+  if (o >= outer) return;
+  const float value = i < count ? to_float(x[(o * width + begin + i) * inner + e - row * inner]) : 0.0f;
+  out[e] = from_float<typename C::X>(value);
 }
 
 }  // namespace shunt

@@ -58,15 +58,17 @@ struct Evaluator::Rank {
 
 Evaluator::Evaluator(const Module& module, ReferenceOptions options)
     : module_(module), options_(std::move(options)) {
-  auto rank = std::make_unique<Rank>();
-  for (const State& s : module.states) {
-    Type rows = s.value->type;
-    const bool slot = s.value->state_kind() == StateKind::slot;
-    rows.shape.insert(rows.shape.begin(),
-                      slot ? options_.slots : options_.pages * module.page_size);
-    rank->states[s.value.get()] = Tensor::make(rows);
+  for (int r = 0; r < module.mesh.size(); ++r) {
+    auto rank = std::make_unique<Rank>();
+    for (const State& s : module.states) {
+      Type rows = s.value->type;
+      const bool slot = s.value->state_kind() == StateKind::slot;
+      rows.shape.insert(rows.shape.begin(),
+                        slot ? options_.slots : options_.pages * module.page_size);
+      rank->states[s.value.get()] = Tensor::make(rows);
+    }
+    ranks_.push_back(std::move(rank));
   }
-  ranks_.push_back(std::move(rank));
 }
 
 Evaluator::~Evaluator() = default;
@@ -95,14 +97,29 @@ const Tensor* Evaluator::state(const std::string& name) const {
 std::map<std::string, Tensor> Evaluator::run(const std::string& name, const DimEnv& dims,
                                              const std::map<std::string, Tensor>& inputs,
                                              const Probe& probe) {
+  const std::vector<Tensors> same(ranks_.size(), inputs);
+  const auto first = [&](int rank, const Value& v, const Tensor& t) {
+    if (rank == 0 && probe) probe(v, t);
+  };
+  return std::move(run_ranks(name, dims, same, first)[0]);
+}
+
+std::vector<Evaluator::Tensors> Evaluator::run_ranks(const std::string& name, const DimEnv& dims,
+                                                     const std::vector<Tensors>& inputs,
+                                                     const RankProbe& probe,
+                                                     const std::vector<int64_t>& valid_tokens) {
   const Graph* graph = module_.find_graph(name);
   if (graph == nullptr) user_error("module {} has no graph @{}", module_.name, name);
-  for (auto& rank : ranks_) rank->values.clear();
-  for (const auto& input : graph->inputs) {
-    const auto it = inputs.find(input->name);
-    if (it == inputs.end()) user_error("graph @{} needs the input %{}", name, input->name);
-    check_type("input %" + input->name, it->second, concrete(input->type, dims));
-    for (auto& rank : ranks_) rank->values[input.get()] = it->second;
+  SHUNT_CHECK(inputs.size() == ranks_.size(), "inputs of {} ranks for {}", inputs.size(),
+              ranks_.size());
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    ranks_[r]->values.clear();
+    for (const auto& input : graph->inputs) {
+      const auto it = inputs[r].find(input->name);
+      if (it == inputs[r].end()) user_error("graph @{} needs the input %{}", name, input->name);
+      check_type("input %" + input->name, it->second, concrete(input->type, dims));
+      ranks_[r]->values[input.get()] = it->second;
+    }
   }
 
   std::unordered_map<const Value*, size_t> uses;  // left of each value; 0: it can be dropped
@@ -112,21 +129,10 @@ std::map<std::string, Tensor> Evaluator::run(const std::string& name, const DimE
   for (const Value* v : graph->outputs) ++uses[v];
 
   for (const auto& op : graph->ops) {
+    run_op(*graph, *op, dims, valid_tokens, probe);
     for (auto& rank : ranks_) {
-      OpCall call{*op, options_, module_.page_size, {}, {}};
-      for (const Value* v : op->operands) call.operands.push_back(rank->find(*graph, *op, v));
-      for (const auto& r : op->results)
-        call.results.push_back(Tensor::make(concrete(r->type, dims)));
-      try {
-        kEval[static_cast<int>(op->kind)](call);
-      } catch (const UserError& e) {
-        user_error("graph @{}: {} {}: {}", name, op->info().name,
-                   op->results.empty() ? op->loc : "%" + op->result()->name, e.what());
-      }
-      for (size_t i = 0; i < call.results.size(); ++i) {
-        round_floats(call.results[i]);
-        if (probe && rank == ranks_.front()) probe(*op->result(i), call.results[i]);
-        if (uses[op->result(i)] > 0) rank->values[op->result(i)] = std::move(call.results[i]);
+      for (const auto& r : op->results) {
+        if (uses[r.get()] == 0) rank->values.erase(r.get());
       }
     }
     for (const Value* v : op->operands) {
@@ -134,10 +140,48 @@ std::map<std::string, Tensor> Evaluator::run(const std::string& name, const DimE
       for (auto& rank : ranks_) rank->values.erase(v);
     }
   }
-  std::map<std::string, Tensor> outputs;
-  for (const Value* v : graph->outputs) outputs[v->name] = ranks_[0]->values.at(v);
-  for (auto& rank : ranks_) rank->values.clear();
+  std::vector<Tensors> outputs(ranks_.size());
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    for (const Value* v : graph->outputs) outputs[r][v->name] = ranks_[r]->values.at(v);
+    ranks_[r]->values.clear();
+  }
   return outputs;
+}
+
+/// One op on all ranks.
+void Evaluator::run_op(const Graph& graph, const Op& op, const DimEnv& dims,
+                       const std::vector<int64_t>& valid_tokens, const RankProbe& probe) {
+  std::vector<OpCall> calls;
+  calls.reserve(ranks_.size());
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    OpCall& call = calls.emplace_back(OpCall{op,
+                                             options_,
+                                             module_.page_size,
+                                             {},
+                                             {},
+                                             &module_.mesh,
+                                             static_cast<int>(r),
+                                             valid_tokens.empty() ? -1 : valid_tokens[r],
+                                             {}});
+    for (const Value* v : op.operands) call.operands.push_back(ranks_[r]->find(graph, op, v));
+    for (const auto& v : op.results) call.results.push_back(Tensor::make(concrete(v->type, dims)));
+  }
+  for (size_t r = 0; r < calls.size(); ++r) {
+    calls[r].ranks = calls;
+    try {
+      kEval[static_cast<int>(op.kind)](calls[r]);
+    } catch (const UserError& e) {
+      user_error("graph @{}: {} {}: {}", graph.name, op.info().name,
+                 op.results.empty() ? op.loc : "%" + op.result()->name, e.what());
+    }
+  }
+  for (size_t r = 0; r < calls.size(); ++r) {
+    for (size_t i = 0; i < calls[r].results.size(); ++i) {
+      round_floats(calls[r].results[i]);
+      if (probe) probe(static_cast<int>(r), *op.result(i), calls[r].results[i]);
+      ranks_[r]->values[op.result(i)] = std::move(calls[r].results[i]);
+    }
+  }
 }
 
 }  // namespace shunt::ir

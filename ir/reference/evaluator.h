@@ -37,31 +37,42 @@ class Evaluator {
   Evaluator(const Evaluator&) = delete;
   Evaluator& operator=(const Evaluator&) = delete;
 
-  /// Called after each op, for each result; the tensor is dead afterwards.
+  /// Called after each op, for each result of rank 0; the tensor is dead afterwards.
   using Probe = std::function<void(const Value&, const Tensor&)>;
+  /// The same for all ranks.
+  using RankProbe = std::function<void(int rank, const Value&, const Tensor&)>;
+  using Tensors = std::map<std::string, Tensor>;
 
   /// Runs @load, which stores parameters; nothing if there is no such graph.
   void load();
-  /// Sets one parameter. Throws UserError if the module lacks it or its type differs.
+  /// Sets one parameter, on all ranks. Throws UserError if the module lacks it or its type differs.
   void set_param(const std::string& name, Tensor value);
-  /// Runs a graph; returns its outputs by name. `dims` needs every symbol of the graph. Throws
-  /// UserError for a missing or ill-typed input, an id or page out of range, and a parameter
-  /// without value.
+  /// Runs a graph, with the same inputs on all ranks; returns rank 0's outputs by name. `dims`
+  /// needs every symbol of the graph. Throws UserError for a missing or ill-typed input, an id or
+  /// page out of range, and a parameter without value.
   std::map<std::string, Tensor> run(const std::string& graph, const DimEnv& dims,
                                     const std::map<std::string, Tensor>& inputs,
                                     const Probe& probe = {});
 
-  /// A parameter's value, a state's [pages * page_size, row...] or [slots, row...]; nullptr if it
-  /// has none.
+  /// The same with inputs, and outputs, by rank. `valid_tokens`, if not empty: how many of T are
+  /// not padding on each rank, where dp groups have batches of different sizes.
+  std::vector<Tensors> run_ranks(const std::string& graph, const DimEnv& dims,
+                                 const std::vector<Tensors>& inputs, const RankProbe& probe = {},
+                                 const std::vector<int64_t>& valid_tokens = {});
+
+  int ranks() const { return module_.mesh.size(); }
+  /// Of rank 0: a parameter's value, a state's [pages * page_size, row...] or [slots,
+  /// row...]; nullptr if it has none.
   const Tensor* param(const std::string& name) const;
   const Tensor* state(const std::string& name) const;
 
  private:
   struct Rank;
+  void run_op(const Graph& graph, const Op& op, const DimEnv& dims,
+              const std::vector<int64_t>& valid_tokens, const RankProbe& probe);
   const Module& module_;
   ReferenceOptions options_;
-  std::vector<std::unique_ptr<Rank>>
-      ranks_;  // in lockstep; one, as long as there are no collectives
+  std::vector<std::unique_ptr<Rank>> ranks_;  // in lockstep
 };
 
 }  // namespace shunt::ir

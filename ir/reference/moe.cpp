@@ -120,20 +120,34 @@ void route_row(const TopkGateAttrs& a, const float* logits, int64_t experts, con
   }
 }
 
+namespace {
+
+/// Tokens that are not padding; the others take no expert. `result` is w, the next one ids.
+int64_t valid_rows(OpCall& call, int64_t tokens, size_t result) {
+  const int64_t valid = call.valid_tokens < 0 ? tokens : std::min(call.valid_tokens, tokens);
+  const int64_t k = call.out(result).last();
+  std::fill(call.out(result).f.begin() + valid * k, call.out(result).f.end(), 0.0f);
+  std::fill(call.out(result + 1).i.begin() + valid * k, call.out(result + 1).i.end(), -1);
+  return valid;
+}
+
+}  // namespace
+
 void eval_topk_gate(OpCall& call) {
   TopkGateAttrs a = call.attrs<TopkGateAttrs>();
   const TopkGateAttrs whole = a;
   if (whole.depends_on_batch()) a.norm = RouteNorm::none, a.scale = 1;
   const Tensor& logits = call.in(0);
   const float* bias = call.find(1) != nullptr ? call.in(1).row(0) : nullptr;
-  for (int64_t t = 0; t < logits.size(0); ++t) {
+  const int64_t tokens = valid_rows(call, logits.size(0), 0);
+  for (int64_t t = 0; t < tokens; ++t) {
     const int32_t* forced = call.find(2) != nullptr ? call.in(2).i.data() + t * a.k : nullptr;
     route_row(a, logits.row(t), logits.last(), bias, forced, call.out(0).row(t),
               call.out(1).i.data() + t * a.k);
   }
   if (whole.depends_on_batch()) {
     const int32_t* forced = call.find(2) != nullptr ? call.in(2).i.data() : nullptr;
-    drop_routes(whole, logits.size(0), logits.last(), logits.row(0), forced, call.out(0).row(0),
+    drop_routes(whole, tokens, logits.last(), logits.row(0), forced, call.out(0).row(0),
                 call.out(1).i.data());
   }
 }
@@ -145,6 +159,7 @@ void eval_norm_gate(OpCall& call) {
   const Tensor& router = call.in(3);
   const int64_t hidden = x.last(), experts = router.size(0);
   const float* bias = call.find(5) != nullptr ? call.in(5).row(0) : nullptr;
+  const int64_t tokens = valid_rows(call, x.size(0), 3);
   for (int64_t t = 0; t < x.size(0); ++t) {
     float* sum = call.out(0).row(t);
     float* normed = call.out(1).row(t);
@@ -156,6 +171,7 @@ void eval_norm_gate(OpCall& call) {
       const float router_bias = call.find(4) != nullptr ? call.in(4).f[e] : 0.0f;
       logits[e] = static_cast<float>(dot(normed, router.row(e), hidden) + router_bias);
     }
+    if (t >= tokens) continue;
     const int32_t* forced = call.find(6) != nullptr ? call.in(6).i.data() + t * a.k : nullptr;
     route_row(a, logits, experts, bias, forced, call.out(3).row(t), call.out(4).i.data() + t * a.k);
   }

@@ -2,9 +2,11 @@
 // ir/reference.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "ir/module.h"
+#include "ir/random.h"
 #include "ir/reference/evaluator.h"
 #include "ir/reference/tensor.h"
 
@@ -18,6 +20,10 @@ struct OpCall {
   int64_t page_size;
   std::vector<Tensor*> operands;  // nullptr: none. States are written by the ops that append
   std::vector<Tensor> results;
+  const Mesh* mesh = nullptr;
+  int rank = 0;
+  int64_t valid_tokens = -1;  // of this rank's T; later ones are padding. -1: all
+  std::span<OpCall> ranks;    // this op on every rank, for collectives: they read operands only
 
   const Tensor& in(size_t i) const { return *operands[i]; }
   const Tensor* find(size_t i) const { return i < operands.size() ? operands[i] : nullptr; }
@@ -27,10 +33,16 @@ struct OpCall {
   const A& attrs() const {
     return op.as<A>();
   }
+  /// Operand 0 of the ranks of this rank's group, by position.
+  std::vector<const Tensor*> group_operands(MeshAxis over) const {
+    std::vector<const Tensor*> out;
+    for (const int r : mesh->group(over, rank))
+      out.push_back(ranks[static_cast<size_t>(r)].operands[0]);
+    return out;
+  }
 };
 
-/// One function an op: a missing one is a link error. All are local to a rank; a collective will
-/// take every rank's call.
+/// One function an op: a missing one is a link error. Each fills the results of one rank.
 #define SHUNT_EVAL_DECLARE(name, attrs) void eval_##name(OpCall& call);
 SHUNT_OPS(SHUNT_EVAL_DECLARE)
 #undef SHUNT_EVAL_DECLARE

@@ -62,13 +62,21 @@ void eval_slice(OpCall& call) {
 void eval_reshape(OpCall& call) { copy(call.in(0), 0, call.out(), 0, call.in(0).elements()); }
 
 void eval_embedding(OpCall& call) {
+  const auto& a = call.attrs<EmbeddingAttrs>();
   const Tensor& ids = call.in(0);
   const Tensor& table = call.in(1);
-  const auto offset = static_cast<int32_t>(call.attrs<EmbeddingAttrs>().offset);
+  const int64_t width = table.last();
+  const bool part = !a.begins.empty();
+  const int64_t begin =
+      part ? a.begins[static_cast<size_t>(call.mesh->index(a.over, call.rank))] : 0;
   for (size_t t = 0; t < ids.i.size(); ++t) {
-    const int32_t id = checked_row(ids.i[t] + offset, table.size(0), "id");
-    copy(table, id * table.last(), call.out(), static_cast<int64_t>(t) * table.last(),
-         table.last());
+    const auto id = static_cast<int32_t>(ids.i[t] + a.offset - begin);
+    const auto to = static_cast<int64_t>(t) * width;
+    if (part && (id < 0 || id >= table.size(0))) {
+      std::fill_n(call.out().f.begin() + to, width, 0.0f);  // a row of another rank
+      continue;
+    }
+    copy(table, checked_row(id, table.size(0), "id") * width, call.out(), to, width);
   }
 }
 

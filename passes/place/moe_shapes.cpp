@@ -11,21 +11,11 @@ namespace shunt::passes {
 
 namespace {
 
-/// N of the pinned value router_logits.N.
-int layer_number(const std::string& name) {
-  constexpr std::string_view kPrefix = "router_logits.";
-  int number = -1;
-  if (name.starts_with(kPrefix))
-    std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), number);
-  SHUNT_CHECK(number >= 0, "a gate reads %{}, not router_logits.N", name);
-  return number;
-}
-
 MoeShape shape_of(const ir::Op& gate) {
   const ir::Value* logits = gate.operand(0);
   const auto& attrs = gate.as<ir::TopkGateAttrs>();
   MoeShape shape;
-  shape.layer = layer_number(logits->name);
+  shape.layer = layer_number(gate.loc);
   shape.experts = static_cast<int>(logits->type.last().constant());
   shape.choices = static_cast<int>(attrs.k);
   shape.groups = static_cast<int>(attrs.groups);
@@ -47,6 +37,17 @@ MoeShape shape_of(const ir::Op& gate) {
 }
 
 }  // namespace
+
+int layer_number(const std::string& loc) {
+  for (size_t at = 0; at < loc.size();) {
+    const size_t end = std::min(loc.find('.', at), loc.size());
+    int number = -1;
+    const auto [stop, error] = std::from_chars(loc.data() + at, loc.data() + end, number);
+    if (error == std::errc() && stop == loc.data() + end && number >= 0) return number;
+    at = end + 1;
+  }
+  internal_error(__FILE__, __LINE__, "\"{}\" names no layer", loc);
+}
 
 std::vector<MoeShape> moe_shapes(const ir::Module& module) {
   const ir::Graph* step = module.find_graph("step");

@@ -47,9 +47,14 @@ class Communicator {
   int rank() const { return rank_; }  // within the group
   int size() const { return static_cast<int>(group_.ranks.size()); }
 
-  /// data[count] = the sum over ranks, on all ranks, in place. f32, f16, bf16, i32.
-  virtual void all_reduce(void* data, int64_t count, DType dtype, const CommSite& site,
-                          void* stream) = 0;
+  /// recv[count] = the sum over ranks of send[count], on all ranks. In place when they are the same.
+  /// f32, f16, bf16, i32.
+  virtual void all_reduce(const void* send, void* recv, int64_t count, DType dtype,
+                          const CommSite& site, void* stream) = 0;
+  /// The same in place.
+  void all_reduce(void* data, int64_t count, DType dtype, const CommSite& site, void* stream) {
+    all_reduce(data, data, count, dtype, site, stream);
+  }
   /// recv[size, count] = the ranks' send[count]. In place when send is recv's part of this rank.
   virtual void all_gather(const void* send, void* recv, int64_t count, DType dtype,
                           const CommSite& site, void* stream) = 0;

@@ -32,14 +32,15 @@ class InProcessCommunicator final : public Communicator {
         g_(hub_->group(this->group())) {}
 
   // Each rank adds its share of the elements and writes it to all: nobody else touches that share.
-  void all_reduce(void* data, int64_t count, DType dtype, const CommSite& site, void*) override {
+  void all_reduce(const void* send, void* recv, int64_t count, DType dtype, const CommSite& site,
+                  void*) override {
     check_sum(dtype);
     enter({.op = "all_reduce",
            .site = site,
            .count = count,
            .dtype = dtype,
-           .send = data,
-           .recv = data});
+           .send = send,
+           .recv = recv});
     std::vector<const void*> sources;
     std::vector<void*> targets;
     for (const InProcessCall& call : g_.calls) {

@@ -183,12 +183,12 @@ Environment process_environment() {
   };
 }
 
-Launch detect_launch(const RankFlags& flags, const Environment& environment) {
+ProcessRank detect_launch(const RankFlags& flags, const Environment& environment) {
   std::optional<Claim> claim = claim_of(flags);
   if (!claim) claim = claim_of(kShunt, environment);
   if (!claim) claim = agreed_claim(environment);
   if (!claim) return {};
-  Launch launch;
+  ProcessRank launch;
   launch.source = claim->launcher;
   launch.rank = claim->rank.value;
   launch.world = claim->world.value;

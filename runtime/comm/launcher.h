@@ -15,7 +15,7 @@ struct RankFlags {
   std::optional<std::string> master_addr;
 };
 
-struct Launch {
+struct ProcessRank {
   int rank = 0;
   int world = 1;
   int local_rank = 0;  // among the processes of this machine: the GPU to use
@@ -37,7 +37,7 @@ Environment process_environment();
 ///
 /// UserError: launchers that disagree (prints what each says), a rank without a world size, a rank
 /// outside of the world, a value that is no number, no address of rank 0.
-Launch detect_launch(const RankFlags& flags,
+ProcessRank detect_launch(const RankFlags& flags,
                      const Environment& environment = process_environment());
 
 /// The first host of a Slurm node list: "gpu[07-12,20],login1" -> "gpu07". Empty if it is none.

@@ -68,11 +68,11 @@ class NcclCommunicator final : public Communicator {
   }
   ~NcclCommunicator() override { cudaFree(token_); }
 
-  void all_reduce(void* data, int64_t count, DType dtype, const CommSite& site,
+  void all_reduce(const void* send, void* recv, int64_t count, DType dtype, const CommSite& site,
                   void* stream) override {
     const ncclDataType_t type = nccl_type(dtype);
     state_->issue(*comm_, "all_reduce", site, [&](ncclComm_t comm) {
-      return ncclAllReduce(data, data, static_cast<size_t>(count), type, ncclSum, comm,
+      return ncclAllReduce(send, recv, static_cast<size_t>(count), type, ncclSum, comm,
                            raw(stream));
     });
   }

@@ -19,6 +19,7 @@ struct Engine::Request {
   int64_t prompt_size = 0;
   int64_t limit = 0;     // tokens.size() may not exceed it
   int64_t computed = 0;  // tokens whose state is in the pages
+  int group = 0;         // dp group that it runs in
   KvPages::List pages;
   KvPages::List slot;  // of slot states; one while it runs, where the plan has them
   SamplingParams params;
@@ -44,11 +45,21 @@ float uniform_at(uint64_t seed, uint64_t position) {
   return static_cast<float>(splitmix64(splitmix64(seed) ^ position) >> 40) * 0x1p-24f;
 }
 
-Engine::Engine(Session& session)
-    : session_(session),
-      plan_(session.plan()),
-      pages_(session.pages(), session.plan().limits.page_size) {
-  if (session.has_port("state_slots")) slots_.emplace(session.slots(), 1);
+Engine::Engine(Session& session) : session_(session), plan_(session.plan()) {
+  for (int g = 0; g < session.groups(); ++g) {
+    groups_.push_back({KvPages(session.pages(), session.plan().limits.page_size), std::nullopt});
+    if (session.has_port("state_slots")) groups_.back().slots.emplace(session.slots(), 1);
+  }
+}
+
+int64_t Engine::free_pages() const {
+  int64_t pages = 0;
+  for (const Group& g : groups_) pages += g.pages.available();
+  return pages;
+}
+
+Engine::Group& Engine::group_of(const Request& request) {
+  return groups_[static_cast<size_t>(request.group)];
 }
 
 Engine::~Engine() = default;
@@ -105,12 +116,13 @@ int64_t Engine::submit(std::vector<int32_t> prompt, SamplingParams params, Token
   const int64_t room = longest - size;
   request->limit = size + (params.max_tokens == 0 ? room : std::min(room, params.max_tokens));
   // The last token is returned, not computed: it needs no row.
-  if (pages_.pages_for(request->limit - 1) > pages_.total()) {
+  const KvPages& pages = groups_[0].pages;
+  if (pages.pages_for(request->limit - 1) > pages.total()) {
     user_error(
         "a request of {} tokens (prompt {}) needs {} pages of KV cache and there are {}: ask for "
         "fewer tokens "
         "or raise --kv-pages",
-        request->limit, size, pages_.pages_for(request->limit - 1), pages_.total());
+        request->limit, size, pages.pages_for(request->limit - 1), pages.total());
   }
   request->id = next_id_++;
   request->tokens = std::move(prompt);
@@ -168,19 +180,25 @@ void Engine::preempt(Request& request) {
 
 /// Gives a request its row of the slot states, whose old content its first token resets. False if
 /// none is free.
-bool Engine::take_slot(Request& request) { return !slots_ || slots_->grow(request.slot, 1); }
+bool Engine::take_slot(Request& request) {
+  auto& slots = group_of(request).slots;
+  return !slots || slots->grow(request.slot, 1);
+}
 
 /// Gives a request's state to others.
 void Engine::release(Request& request) {
-  pages_.release(request.pages);
-  if (slots_) slots_->release(request.slot);
+  Group& group = group_of(request);
+  group.pages.release(request.pages);
+  if (group.slots) group.slots->release(request.slot);
 }
 
-/// Makes room for `tokens` rows of a running request, at the cost of younger ones. False if it had
-/// to go itself.
+/// Makes room for `tokens` rows of a running request, at the cost of younger ones of its group.
+/// False if it had to go itself.
 bool Engine::fit(Request& request, int64_t tokens, std::vector<Share>& shares) {
-  while (!pages_.grow(request.pages, tokens)) {
-    Request& youngest = *running_.back();
+  while (!group_of(request).pages.grow(request.pages, tokens)) {
+    const auto last = std::find_if(running_.rbegin(), running_.rend(),
+                                   [&](auto& r) { return r->group == request.group; });
+    Request& youngest = **last;
     std::erase_if(shares, [&](const Share& s) { return s.request == &youngest; });
     const bool itself = &youngest == &request;
     preempt(youngest);
@@ -196,45 +214,78 @@ std::vector<Engine::Share> Engine::schedule() {
   const Limits& limits = plan_.limits;
   const int64_t preemptions = stats_.preemptions;
   std::vector<Share> shares;
-  int64_t rows = 0;
-  const auto budget = [&] {
-    int64_t left = limits.max_num_batched_tokens;
-    for (const Share& s : shares) left -= s.count;
-    return left;
+  /// What a request may still have of its group's step.
+  const auto allowed = [&](const Request& r) {
+    int64_t tokens = limits.max_num_batched_tokens, rows = limits.max_logit_rows;
+    for (const Share& s : shares) {
+      if (s.request->group != r.group) continue;
+      tokens -= s.count;
+      rows -= s.wants_logits;
+    }
+    const int64_t count = std::min(r.pending(), tokens);
+    return count == r.pending() && rows == 0 ? count - 1 : count;
   };
   const auto add = [&](Request& r, int64_t count) {
-    const bool wants = count == r.pending();
-    rows += wants;
-    shares.push_back({&r, count, wants});
+    shares.push_back({&r, count, count == r.pending()});
   };
   // One token each for those that generate, before long prompts take the rest.
   for (const bool generating : {true, false}) {
     for (size_t i = 0; i < running_.size(); ++i) {
       Request& r = *running_[i];
       if ((r.pending() == 1) != generating) continue;
-      int64_t count = std::min(r.pending(), budget());
-      if (count == r.pending() && rows == limits.max_logit_rows) --count;
+      const int64_t count = allowed(r);
       if (count <= 0) continue;
-      const bool fits = fit(r, r.computed + count, shares);
-      rows = std::count_if(shares.begin(), shares.end(), [](auto& s) { return s.wants_logits; });
-      if (!fits) break;  // it was the youngest: nobody is left behind it
-      add(r, count);
+      if (fit(r, r.computed + count, shares)) {
+        add(r, count);
+      } else {
+        --i;  // it was the youngest of its group, and is gone from the list
+      }
     }
   }
   // Nobody is admitted while pages are short, nor before all its tokens would fit: it would be
   // preempted again at once.
-  while (stats_.preemptions == preemptions && !waiting_.empty() &&
-         static_cast<int64_t>(running_.size()) < limits.max_num_seqs) {
+  while (stats_.preemptions == preemptions && !waiting_.empty()) {
     Request& r = *waiting_.front();
-    int64_t count = std::min(r.pending(), budget());
-    if (count == r.pending() && rows == limits.max_logit_rows) --count;
-    if (count <= 0 || pages_.available() < pages_.pages_for(r.size()) || !take_slot(r)) break;
-    SHUNT_CHECK(pages_.grow(r.pages, count), "{} tokens do not fit in the free pages", count);
+    r.group = choose_group(r, shares);
+    if (r.group < 0) {
+      r.group = 0;
+      break;
+    }
+    const int64_t count = allowed(r);
+    if (count <= 0 || !take_slot(r)) break;
+    SHUNT_CHECK(group_of(r).pages.grow(r.pages, count), "{} tokens do not fit in the free pages",
+                count);
     running_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
     add(r, count);
   }
   return shares;
+}
+
+/// The group with the fewest running requests (then the most free pages) that has room for one more
+/// of this size; -1 if none has.
+int Engine::choose_group(const Request& request, const std::vector<Share>& shares) const {
+  const auto load = [&](int g) {
+    return std::count_if(running_.begin(), running_.end(), [&](auto& r) { return r->group == g; });
+  };
+  int best = -1;
+  for (int g = 0; g < static_cast<int>(groups_.size()); ++g) {
+    const KvPages& pages = groups_[static_cast<size_t>(g)].pages;
+    int64_t tokens = 0;
+    for (const Share& s : shares) tokens += s.request->group == g ? s.count : 0;
+    const bool room = load(g) < plan_.limits.max_num_seqs &&
+                      tokens < plan_.limits.max_num_batched_tokens &&
+                      pages.available() >= pages.pages_for(request.size());
+    if (!room) continue;
+    const auto better = [&](int other) {
+      const auto mine = load(g), its = load(other);
+      return mine != its
+                 ? mine < its
+                 : pages.available() > groups_[static_cast<size_t>(other)].pages.available();
+    };
+    if (best < 0 || better(best)) best = g;
+  }
+  return best;
 }
 
 bool Engine::step() {
@@ -244,16 +295,13 @@ bool Engine::step() {
     SHUNT_CHECK(running_.empty() && waiting_.empty(), "requests are waiting and none can run");
     return false;
   }
-  int64_t tokens = 0, rows = 0;
+  std::vector<int64_t> rows(groups_.size(), 0);
   bool decode = true;
   for (const Share& s : shares) {
-    tokens += s.count;
-    rows += s.wants_logits;
+    rows[static_cast<size_t>(s.request->group)] += s.wants_logits;
     decode = decode && s.count == 1;
   }
-  fill_inputs(shares, tokens);
-  session_.run_step(decode, tokens, static_cast<int64_t>(shares.size()),
-                    std::max<int64_t>(rows, 1));
+  session_.run_step(decode, fill_inputs(shares));
   ++stats_.steps;
   stats_.decode_steps += decode;
   for (const Share& s : shares) {
@@ -261,7 +309,7 @@ bool Engine::step() {
     stats_.prompt_tokens += std::min(s.count, prompt_left);
     s.request->computed += s.count;
   }
-  if (rows > 0) sample(shares, rows);
+  if (std::any_of(rows.begin(), rows.end(), [](int64_t n) { return n > 0; })) sample(shares, rows);
   sweep();
   return true;
 }
@@ -271,57 +319,66 @@ void Engine::run_until_done() {
   }
 }
 
-void Engine::fill_inputs(const std::vector<Share>& shares, int64_t tokens) {
-  const auto token = session_.input_as<int32_t>("tokens"),
-             position = session_.input_as<int32_t>("positions");
-  const auto starts = session_.input_as<int32_t>("seq_starts"),
-             kv_lens = session_.input_as<int32_t>("kv_lens");
-  const auto tables = session_.input_as<int32_t>("block_tables");
-  const auto logit_rows = session_.input_as<int32_t>("logit_rows");
-  const auto columns = static_cast<size_t>(pages_.pages_for(plan_.limits.max_model_len));
-  size_t t = 0, row = 0;
-  logit_rows[0] = 0;  // a step needs one row even if nobody reads it
-  for (size_t s = 0; s < shares.size(); ++s) {
-    const Request& r = *shares[s].request;
-    starts[s] = static_cast<int32_t>(t);
-    for (int64_t i = 0; i < shares[s].count; ++i, ++t) {
-      token[t] = r.tokens[static_cast<size_t>(r.computed + i)];
-      position[t] = static_cast<int32_t>(r.computed + i);
+/// Writes the inputs of every group's batch; returns their sizes.
+std::vector<StepSizes> Engine::fill_inputs(const std::vector<Share>& shares) {
+  std::vector<StepSizes> sizes(groups_.size());
+  for (int g = 0; g < static_cast<int>(groups_.size()); ++g) {
+    const auto port = [&](const char* role) { return session_.input_as<int32_t>(role, g); };
+    const auto token = port("tokens"), position = port("positions"), starts = port("seq_starts"),
+               kv_lens = port("kv_lens"), tables = port("block_tables"),
+               logit_rows = port("logit_rows");
+    const KvPages& pages = groups_[static_cast<size_t>(g)].pages;
+    const auto columns = static_cast<size_t>(pages.pages_for(plan_.limits.max_model_len));
+    size_t t = 0, row = 0, s = 0;
+    logit_rows[0] = 0;  // a step needs one row even if nobody reads it
+    for (const Share& share : shares) {
+      const Request& r = *share.request;
+      if (r.group != g) continue;
+      starts[s] = static_cast<int32_t>(t);
+      for (int64_t i = 0; i < share.count; ++i, ++t) {
+        token[t] = r.tokens[static_cast<size_t>(r.computed + i)];
+        position[t] = static_cast<int32_t>(r.computed + i);
+      }
+      kv_lens[s] = static_cast<int32_t>(r.computed + share.count);
+      SHUNT_CHECK(r.pages.size() <= columns, "{} pages in a block table of {}", r.pages.size(),
+                  columns);
+      std::copy(r.pages.begin(), r.pages.end(), tables.begin() + static_cast<int64_t>(s * columns));
+      if (!r.slot.empty()) port("state_slots")[s] = r.slot[0];
+      if (share.wants_logits) logit_rows[row++] = static_cast<int32_t>(t - 1);
+      ++s;
     }
-    kv_lens[s] = static_cast<int32_t>(r.computed + shares[s].count);
-    SHUNT_CHECK(r.pages.size() <= columns, "{} pages in a block table of {}", r.pages.size(),
-                columns);
-    std::copy(r.pages.begin(), r.pages.end(), tables.begin() + static_cast<int64_t>(s * columns));
-    if (!r.slot.empty()) session_.input_as<int32_t>("state_slots")[s] = r.slot[0];
-    if (shares[s].wants_logits) logit_rows[row++] = static_cast<int32_t>(t - 1);
+    starts[s] = static_cast<int32_t>(t);
+    sizes[static_cast<size_t>(g)] = {static_cast<int64_t>(t), static_cast<int64_t>(s),
+                                     s == 0 ? 0 : std::max<int64_t>(static_cast<int64_t>(row), 1)};
   }
-  starts[shares.size()] = static_cast<int32_t>(tokens);
+  return sizes;
 }
 
 // ---- sampling and stop rules ----
 
-void Engine::sample(const std::vector<Share>& shares, int64_t rows) {
-  const auto temperature = session_.input_as<float>("temperature"),
-             top_p = session_.input_as<float>("top_p");
-  const auto uniform = session_.input_as<float>("uniform");
-  const auto top_k = session_.input_as<int32_t>("top_k");
-  size_t row = 0;
+void Engine::sample(const std::vector<Share>& shares, const std::vector<int64_t>& rows) {
+  std::vector<int64_t> next(groups_.size(), 0);  // row of each group
   for (const Share& s : shares) {
     if (!s.wants_logits) continue;
     const Request& r = *s.request;
-    temperature[row] = static_cast<float>(r.params.temperature);
-    top_k[row] = static_cast<int32_t>(std::min<int64_t>(r.params.top_k, plan_.model.vocab_size));
-    top_p[row] = static_cast<float>(r.params.top_p);
-    uniform[row++] = uniform_at(r.params.seed, static_cast<uint64_t>(r.size()));
+    const auto row = static_cast<size_t>(next[static_cast<size_t>(r.group)]++);
+    const auto port = [&](const char* role) { return session_.input_as<float>(role, r.group); };
+    port("temperature")[row] = static_cast<float>(r.params.temperature);
+    port("top_p")[row] = static_cast<float>(r.params.top_p);
+    port("uniform")[row] = uniform_at(r.params.seed, static_cast<uint64_t>(r.size()));
+    session_.input_as<int32_t>("top_k", r.group)[row] =
+        static_cast<int32_t>(std::min<int64_t>(r.params.top_k, plan_.model.vocab_size));
   }
   session_.run_sample(rows);
-  const auto ids = session_.output_as<int32_t>("ids", rows);
+  const int64_t stride = *std::max_element(rows.begin(), rows.end());
+  const auto ids = session_.output_as<int32_t>("ids", stride * session_.groups());
   // A copy: callbacks may use the session through score().
   const std::vector<int32_t> chosen(ids.begin(), ids.end());
-  row = 0;
+  std::fill(next.begin(), next.end(), 0);
   for (const Share& s : shares) {
     if (!s.wants_logits) continue;
-    const int32_t id = chosen[row++];
+    const int g = s.request->group;
+    const int32_t id = chosen[static_cast<size_t>(g * stride + next[static_cast<size_t>(g)]++)];
     // A callback may have cancelled it meanwhile.
     if (!s.request->finished) deliver(*s.request, id);
   }
@@ -365,16 +422,18 @@ void Engine::score(std::span<const int32_t> ids, const ScoreCallback& callback,
     user_error(
         "scoring needs a free state slot and {} requests hold all of them: wait until one ends, or "
         "compile with a larger --max-num-seqs",
-        slots_->total());
+        groups_[0].slots->total());
   }
-  if (!pages_.grow(r.pages, size)) {
+  KvPages& pages = groups_[0].pages;
+  if (!pages.grow(r.pages, size)) {
     user_error("scoring {} tokens needs {} pages of KV cache and {} are free: raise --kv-pages",
-               size, pages_.pages_for(size), pages_.available());
+               size, pages.pages_for(size), pages.available());
   }
   r.tokens.assign(ids.begin(), ids.end());
   for (int64_t begin = 0; begin < size; begin += chunk) {
     const int64_t count = std::min(chunk, size - begin);
-    fill_inputs({{&r, count, false}}, count);
+    std::vector<StepSizes> sizes = fill_inputs({{&r, count, false}});
+    sizes[0].R = count;
     const auto rows = session_.input_as<int32_t>("logit_rows");
     for (int64_t i = 0; i < count; ++i) rows[static_cast<size_t>(i)] = static_cast<int32_t>(i);
     for (const auto& [role, values] : options.forced) {
@@ -383,7 +442,7 @@ void Engine::score(std::span<const int32_t> ids, const ScoreCallback& callback,
       std::copy_n(values.begin() + static_cast<int64_t>(static_cast<size_t>(begin) * k),
                   static_cast<size_t>(count) * k, port.begin());
     }
-    session_.run_step(false, count, 1, count, options.observer);
+    session_.run_step(false, sizes, options.observer);
     r.computed += count;
     callback(begin, session_.output_as<float>("logits", count * plan_.model.vocab_size));
   }

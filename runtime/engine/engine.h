@@ -85,7 +85,8 @@ class Engine {
   /// Requests not yet finished.
   int64_t unfinished() const;
   const EngineStats& stats() const { return stats_; }
-  int64_t free_pages() const { return pages_.available(); }
+  /// Over all dp groups.
+  int64_t free_pages() const;
 
   /// Receives logits [rows, vocab_size] of consecutive rows, the first being `row`.
   using ScoreCallback = std::function<void(int64_t row, std::span<const float> logits)>;
@@ -100,6 +101,11 @@ class Engine {
 
  private:
   struct Request;
+  /// What the ranks of one dp group have: a request stays in the group that has its state.
+  struct Group {
+    KvPages pages;
+    std::optional<KvPages> slots;  // rows of slot states, one a running request; if there are any
+  };
   /// A request's part of a step: `count` tokens from `computed` on.
   struct Share {
     Request* request;
@@ -110,20 +116,21 @@ class Engine {
   void check_prompt(std::span<const int32_t> ids) const;
   void check_params(const SamplingParams& params) const;
   void sweep();
+  Group& group_of(const Request& request);
   std::vector<Share> schedule();
   bool take_slot(Request& request);
   void release(Request& request);
   bool fit(Request& request, int64_t tokens, std::vector<Share>& shares);
   void preempt(Request& request);
-  void fill_inputs(const std::vector<Share>& shares, int64_t tokens);
-  void sample(const std::vector<Share>& shares, int64_t rows);
+  std::vector<StepSizes> fill_inputs(const std::vector<Share>& shares);
+  void sample(const std::vector<Share>& shares, const std::vector<int64_t>& rows);
+  int choose_group(const Request& request, const std::vector<Share>& shares) const;
   void deliver(Request& request, int32_t token);
   void finish(Request& request, int32_t token, FinishReason reason);
 
   Session& session_;
   const Plan& plan_;
-  KvPages pages_;
-  std::optional<KvPages> slots_;  // rows of slot states, one a running request; if there are any
+  std::vector<Group> groups_;
   int64_t next_id_ = 1;
   std::deque<std::unique_ptr<Request>> waiting_;
   std::vector<std::unique_ptr<Request>> running_;  // oldest first

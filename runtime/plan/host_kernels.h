@@ -17,7 +17,7 @@ namespace shunt {
 
 // clang-format off
 #define SHUNT_HOST_KERNELS(X) \
-  X(embedding)      /* ids, table, dtype, T, V, H, offset, out[T,H]                                              */ \
+  X(embedding)      /* ids, table, dtype, T, V, H, offset, begin, part, out[T,H]: part: rows of other ranks are 0  */ \
   X(pointwise)      /* expr, rows, N, out[rows,N], count, (p, dtype, mode)[count]                                */ \
   X(glu)            /* expr, x[rows,2N], rows, N, out[rows,N]                                                    */ \
   X(rms_norm)       /* x[rows,N], weight, dtype, rows, N, eps, plus_one, out                                     */ \
@@ -38,7 +38,7 @@ namespace shunt {
                        state[.,W-1,C], S, C, W, expr|null, out[T,C]                                              */ \
   X(gated_delta_rule) /* qkv[T,2*k*D+v*Dv], g[T,v], beta[T,v], positions, seq_starts, state_slots,                  \
                        state[.,v,D,Dv], S, k, v, D, Dv, scale, qk_l2norm, eps, out[T,v,Dv]                       */ \
-  X(topk_gate)      /* logits[T,E], selection_bias|null, bias_dtype, forced|null, T, E, k, score, norm, norm_eps,   \
+  X(topk_gate)      /* logits[T,E], selection_bias|null, bias_dtype, forced|null, T, valid|null (tokens before padding, an i32 in memory), E, k, score, norm, norm_eps,   \
                        norm_min, scale, jitter, groups, keep_groups, group_score, w[T,k], ids[T,k], drop, k * capacity_factor,        \
                        min_capacity, sample_second, seed                                                         */ \
   X(norm_gate)      /* x[T,H], y|null, norm_w, norm_dtype, router[E,H], router_dtype, router_bias|null,             \
@@ -51,6 +51,8 @@ namespace shunt {
                        count, (p, dtype, mode)[count]                                                            */ \
   X(combine_routes) /* y[k*T,H], w[T,k], ids[T,k], residual|null, T, k, H, out[T,H]                              */ \
   X(gather_rows)    /* x[n,H], rows[R], n, R, H, out[R,H]                                                        */ \
+  X(shard)          /* x[outer,width,inner], outer, width, inner, begin, count, size, out[outer,size,inner]      */ \
+  X(local_routes)   /* ids[T,k], table[E,replicas,3], T, k, E, replicas, position, out[T,k]                      */ \
   X(sample)         /* logits[R,V], temperature, top_k, top_p, uniform, R, V, ids[R]                             */ \
   X(copy_2d)        /* from, from_offset, from_pitch, to, to_offset, to_pitch, rows, row_bytes (all in bytes)    */ \
   X(transpose)      /* x[batch,a,b], batch, a, b, element_bytes, out[batch,b,a]                                  */ \

@@ -13,12 +13,13 @@
 #include <vector>
 
 #include "ir/dim.h"
+#include "ir/mesh.h"
 #include "ir/types.h"
 
 namespace shunt {
 
 /// Raised by one on every change of the format; load_plan() accepts this number only.
-inline constexpr int kPlanFormat = 2;
+inline constexpr int kPlanFormat = 3;
 
 enum class Arena : uint8_t {
   weights,    // parameters, written by the load program
@@ -57,6 +58,7 @@ struct Arg {
     f32,      // `number`
     dim_ptr,  // address of the int32 value of dims[index] in device memory: the true value inside a
               // graph bucket
+    rank,     // this rank's value of rank_tables[index], an int32
     expr,     // host kernels only: `text` is an Expr
     null,     // an absent operand
   };
@@ -161,7 +163,19 @@ struct Read {
   bool operator==(const Read&) const = default;
 };
 
-using StepKind = std::variant<Launch, Matmul, Copy, Fill, Constant, Read>;
+/// Data moves between the ranks of a group; all of them have the step at the same place.
+struct Collective {
+  enum class Kind : uint8_t { all_reduce, all_gather, reduce_scatter };
+  Kind kind = Kind::all_reduce;
+  MeshAxis over = MeshAxis::world;
+  Arg from, to;
+  DimExpr count;  // elements of one rank's part: all_reduce of all, all_gather of `from`,
+                  // reduce_scatter of `to`
+  DType dtype = DType::f32;
+  bool operator==(const Collective&) const = default;
+};
+
+using StepKind = std::variant<Launch, Matmul, Copy, Fill, Constant, Read, Collective>;
 
 struct Step {
   StepKind what;
@@ -169,6 +183,7 @@ struct Step {
   std::string loc;   // "model.layers.0.mlp"
   DimExpr bytes;     // moved, counting each operand once
   DimExpr flops;
+  int rank = -1;            // load program: the only rank that has this step; -1: all
   std::vector<int> writes;  // buffers this step defines; `verify` and --trace find values by them
   bool operator==(const Step&) const = default;
 };
@@ -232,6 +247,8 @@ struct Plan {
   std::string model_directory;   // absolute path of the checkpoint; empty with --dummy-weights
   ModelInfo model;
   Limits limits;
+  Mesh mesh;  // of the ranks that run this plan, one and the same on all
+  std::vector<std::vector<int64_t>> rank_tables;  // a value a rank, for Arg::Kind::rank
   std::vector<DimDecl> dims;
   std::vector<PlanFile> files;
   std::vector<Buffer> buffers;

@@ -146,9 +146,26 @@ void describe(V& v, Read& r) {
   v("dequantize", r.dequantize);
 }
 template <class V>
+void describe(V& v, Collective& c) {
+  v("op", c.kind);
+  v("over", c.over);
+  v("from", c.from);
+  v("to", c.to);
+  v("count", c.count);
+  v("dtype", c.dtype);
+}
+template <class V>
+void describe(V& v, Mesh& m) {
+  v("dp", m.dp);
+  v("tp", m.tp);
+  v("ep", m.ep);
+  v("etp", m.etp);
+}
+template <class V>
 void describe(V& v, Step& s) {
   v("name", s.name);
   v("loc", s.loc);
+  v("rank", s.rank);
   v.step_kind(s.what);  // "kind", and the keys of that kind
   v("bytes", s.bytes);
   v("flops", s.flops);
@@ -172,6 +189,8 @@ void describe(V& v, Plan& p) {
   v("model_directory", p.model_directory);
   v("model", p.model);
   v("limits", p.limits);
+  v("mesh", p.mesh);
+  v("rank_tables", p.rank_tables);
   v("weights_bytes", p.weights_bytes);
   v("workspace_bytes", p.workspace_bytes);
   v("io_bytes", p.io_bytes);
@@ -188,7 +207,9 @@ inline constexpr std::array<std::string_view, 2> kStateKindNames = {"paged", "sl
 inline constexpr std::array<std::string_view, 3> kArenaNames = {"weights", "workspace", "io"};
 // In the order of StepKind.
 inline constexpr std::array<std::string_view, std::variant_size_v<StepKind>> kStepKindNames = {
-    "launch", "matmul", "copy", "fill", "constant", "read"};
+    "launch", "matmul", "copy", "fill", "constant", "read", "collective"};
+inline constexpr std::array<std::string_view, 3> kCollectiveNames = {"all_reduce", "all_gather",
+                                                                     "reduce_scatter"};
 
 template <class T>
 constexpr bool kOneALine =

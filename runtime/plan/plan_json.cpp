@@ -84,6 +84,8 @@ class Writer {
   }
   void put(const Type& type) { put(type.to_string()); }
   void put(DType dtype) { put(std::string(dtype_name(dtype))); }
+  void put(Collective::Kind kind) { put(std::string(kCollectiveNames[static_cast<size_t>(kind)])); }
+  void put(MeshAxis axis) { put(std::string(axis_name(axis))); }
   void put(Arena arena) { put(std::string(kArenaNames[static_cast<size_t>(arena)])); }
   void put(StateKind kind) { put(std::string(kStateKindNames[static_cast<size_t>(kind)])); }
   void put(const Arg& arg) {
@@ -97,6 +99,7 @@ class Writer {
       case Arg::Kind::i32: return put_keyed("i32", arg.dim);
       case Arg::Kind::i64: return put_keyed("i64", arg.dim);
       case Arg::Kind::f32: return put_keyed("f32", arg.number);
+      case Arg::Kind::rank: return put_keyed("rank", arg.index);
       case Arg::Kind::expr: return put_keyed("expr", arg.text);
     }
   }

@@ -141,16 +141,24 @@ void read(const Json& json, const Path& path, DType& value) {
   if (!dtype) fail_type(path, "an element type", json);
   value = *dtype;
 }
-void read(const Json& json, const Path& path, Arena& value) {
+/// One of `names`, in the order of the enum's values.
+template <class E, size_t N>
+void read_name(const Json& json, const Path& path, E& value,
+               const std::array<std::string_view, N>& names, const char* expected) {
   std::string text;
   read(json, path, text);
-  for (size_t i = 0; i < kArenaNames.size(); ++i) {
-    if (text == kArenaNames[i]) {
-      value = static_cast<Arena>(i);
-      return;
-    }
-  }
-  fail_type(path, "weights, workspace or io", json);
+  const auto it = std::find(names.begin(), names.end(), text);
+  if (it == names.end()) fail_type(path, expected, json);
+  value = static_cast<E>(it - names.begin());
+}
+void read(const Json& json, const Path& path, Arena& value) {
+  read_name(json, path, value, kArenaNames, "weights, workspace or io");
+}
+void read(const Json& json, const Path& path, Collective::Kind& value) {
+  read_name(json, path, value, kCollectiveNames, "all_reduce, all_gather or reduce_scatter");
+}
+void read(const Json& json, const Path& path, MeshAxis& value) {
+  read_name(json, path, value, enum_names(MeshAxis{}), "dp, tp, ep, etp or world");
 }
 void read(const Json& json, const Path& path, StateKind& value) {
   std::string text;
@@ -215,11 +223,14 @@ void read(const Json& json, const Path& path, Arg& arg) {
   } else if (reader.has("f32")) {
     arg.kind = Arg::Kind::f32;
     reader("f32", arg.number);
+  } else if (reader.has("rank")) {
+    arg.kind = Arg::Kind::rank;
+    reader("rank", arg.index);
   } else if (reader.has("expr")) {
     arg.kind = Arg::Kind::expr;
     reader("expr", arg.text);
   } else {
-    fail(path, "names no kind of argument (buffer, state, dim_ptr, i32, i64, f32, expr)");
+    fail(path, "names no kind of argument (buffer, state, dim_ptr, i32, i64, f32, rank, expr)");
   }
   reader.finish();
 }

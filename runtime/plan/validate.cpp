@@ -22,6 +22,7 @@ namespace {
 constexpr int64_t kMaxBytes = int64_t{1} << 46;  // 64 TiB: keeps every later sum far from overflow
 constexpr int64_t kMaxCount = INT32_MAX;
 constexpr size_t kMaxDims = 6;
+constexpr int64_t kMaxRanks = 4096;
 constexpr int64_t kAlignment = 256;
 constexpr int64_t kCudaGridX = INT32_MAX, kCudaGridYZ = 65535;
 
@@ -92,6 +93,7 @@ class Validator {
     if (dtype != "f32" && dtype != "bf16" && dtype != "f16") {
       fail("activation_dtype", "'{}' is not f32, bf16 or f16", dtype);
     }
+    check_mesh();
     const Limits& l = plan_.limits;
     in("limits.max_model_len", l.max_model_len, 1, kMaxCount);
     in("limits.max_num_seqs", l.max_num_seqs, 1, kMaxCount);
@@ -106,6 +108,20 @@ class Validator {
     in("weights_bytes", plan_.weights_bytes, 0, kMaxBytes);
     in("workspace_bytes", plan_.workspace_bytes, 0, kMaxBytes);
     in("io_bytes", plan_.io_bytes, 0, kMaxBytes);
+  }
+
+  void check_mesh() const {
+    const Mesh& m = plan_.mesh;
+    for (const MeshAxis axis : {MeshAxis::dp, MeshAxis::tp, MeshAxis::ep, MeshAxis::etp})
+      in(fmt::format("mesh.{}", axis_name(axis)), m.size(axis), 1, kMaxRanks);
+    if (m.dp * m.tp != m.ep * m.etp)
+      fail("mesh", "{} does not have dp * tp == ep * etp", m.to_string());
+    for (size_t i = 0; i < plan_.rank_tables.size(); ++i) {
+      const auto& table = plan_.rank_tables[i];
+      if (table.size() != static_cast<size_t>(m.size()))
+        fail(at("rank_tables", i), "{} values for {} ranks", table.size(), m.size());
+      for (const int64_t value : table) in(at("rank_tables", i), value, INT32_MIN, INT32_MAX);
+    }
   }
 
   void check_dims(const char* list, const std::vector<DimDecl>& dims) const {
@@ -357,6 +373,9 @@ class Validator {
       case Arg::Kind::dim_ptr: check_index(field, a.index, plan_.dims.size(), "dims"); return;
       case Arg::Kind::i32: range_in(field, a.dim, INT32_MIN, INT32_MAX); return;
       case Arg::Kind::i64: range(field, a.dim); return;
+      case Arg::Kind::rank:
+        check_index(field, a.index, plan_.rank_tables.size(), "rank_tables");
+        return;
       case Arg::Kind::f32:
         if (!std::isfinite(a.number)) fail(field, "{} is not a number", a.number);
         return;
@@ -374,6 +393,8 @@ class Validator {
     if (const auto* matmul = std::get_if<Matmul>(&s.what)) check(*matmul);
     if (const auto* copy = std::get_if<Copy>(&s.what)) check(*copy);
     if (const auto* fill = std::get_if<Fill>(&s.what)) check(*fill);
+    if (const auto* collective = std::get_if<Collective>(&s.what)) check(p, *collective);
+    in("rank", s.rank, -1, p.graph == "load" ? plan_.mesh.size() - 1 : -1);
     const bool loads =
         std::holds_alternative<Constant>(s.what) || std::holds_alternative<Read>(s.what);
     if (loads && p.graph != "load") fail("kind", "only the load program reads files and constants");
@@ -450,6 +471,21 @@ class Validator {
     need("to", f.to, range_in("size", f.bytes, 0, kMaxBytes).high);
     check_writable("to", f.to);
     in("value", f.value, -128, 255);
+  }
+
+  void check(const Program& p, const Collective& c) {
+    if (p.graph == "load") fail("kind", "ranks load by themselves");
+    const int64_t ranks = plan_.mesh.size(c.over);
+    const int64_t part =
+        product("count", {range_in("count", c.count, 0, kMaxCount).high, dtype_bytes(c.dtype)});
+    const int64_t all = product("count", {part, ranks});
+    need("from", c.from, c.kind == Collective::Kind::reduce_scatter ? all : part);
+    need("to", c.to, c.kind == Collective::Kind::all_gather ? all : part);
+    check_writable("to", c.to);
+    const bool sums = c.kind != Collective::Kind::all_gather;
+    const bool real = c.dtype == DType::f32 || c.dtype == DType::bf16 || c.dtype == DType::f16;
+    if (!real && (sums || c.dtype != DType::i32))
+      fail("dtype", "{} is not moved between ranks", dtype_name(c.dtype));
   }
 
   void check(const Read& r) {

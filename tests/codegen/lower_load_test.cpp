@@ -24,7 +24,7 @@ std::vector<int32_t> load(const std::string& text, int64_t elements) {
   const ir::Op& store = *module->find_graph("load")->ops.back();
   const Arg to{.kind = Arg::Kind::buffer, .index = 0, .dim = {}, .text = {}};
   std::vector<int32_t> memory(elements, -1);
-  for (const Step& step : lower_store(*store.operand(0), to, options, nullptr)) {
+  for (const Step& step : lower_store(*store.operand(0), to, options, Mesh{}, 0, nullptr)) {
     const Read& r = std::get<Read>(step.what);
     for (int64_t row = 0; row < r.rows; ++row) {
       for (int64_t c = 0; c < r.row_bytes / 4; ++c) {
@@ -163,7 +163,7 @@ std::vector<std::string> reads(const std::string& ops, const std::string& shape)
   const Arg to{.kind = Arg::Kind::buffer, .index = 0, .dim = {}, .text = {}};
   std::vector<std::string> out;
   for (const Step& step :
-       lower_store(*module->find_graph("load")->ops.back()->operand(0), to, options, nullptr)) {
+       lower_store(*module->find_graph("load")->ops.back()->operand(0), to, options, Mesh{}, 0, nullptr)) {
     const Read& r = std::get<Read>(step.what);
     const Dequantize& d = r.dequantize.value();
     EXPECT_EQ(r.file, 0);

@@ -58,6 +58,8 @@ class RecordingSteps : public StepBuilder {
   void matmul(Matmul) override {}
   void copy(Copy) override {}
   void fill(Fill) override {}
+  void collective(Collective) override {}
+  Arg rank_value(const std::vector<int64_t>& by_rank) override { return i32(by_rank.at(0)); }
 
   std::string row;
   std::vector<Launched> launched;

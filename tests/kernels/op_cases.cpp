@@ -61,6 +61,41 @@ void add_rows(Cases& cases) {
   }
 }
 
+// ---- shard, local_routes, a part of an embedding table: what one of several ranks does ----
+
+void add_parts(Cases& cases) {
+  for (const std::string& t : kTypes) {
+    for (const auto& [n, m] : {std::pair{3, 5}, std::pair{16, 40}, std::pair{64, 1}}) {
+      add(cases, fmt::format("shard_{}_{}_{}", t, n, m),
+          fmt::format(
+              "graph @step(%a : {t}[T, {n}, {m}]) {{\n"
+              "  %y = shard %a {{axis = 1, size = {s}, runs = [[1, {n}]]}} : {t}[T, {s}, {m}]\n"
+              "  %z = shard %a {{axis = 2, size = {m}, runs = [[]]}} : {t}[T, {n}, {m}]\n"
+              "  return %y, %z\n}}\n",
+              fmt::arg("t", t), fmt::arg("n", n), fmt::arg("m", m), fmt::arg("s", n + 2)),
+          runs_of({1, 2, 37}), is_f32(t));
+    }
+  }
+  // Of 5 experts this rank (the only one: position 0) has three in slots 0, 1, 2, one of them in
+  // part.
+  std::vector<float> table;
+  for (const auto& row : {std::pair{0.f, 1.f}, {1.f, 1.f}, {1.f, 0.375f}, {0.f, 1.f}, {1.f, 1.f}}) {
+    const float slot = static_cast<float>(table.size() / 6);
+    table.insert(table.end(), {row.first, slot, row.second, 0.f, slot, row.second < 1 ? 1.f : 0.f});
+  }
+  const size_t first = cases.size();
+  add(cases, "local_routes",
+      "param @table : f32[30]\n"
+      "graph @step(%l : f32[T, 5]) {\n"
+      "  %w, %ids = topk_gate %l {k = 2} : f32[T, 2], i32[T, 2]\n"
+      "  %y = local_routes %ids, @table {experts = 5, replicas = 2} : i32[T, 2]\n"
+      "  return %ids, %y\n}\n",
+      runs_of({1, 2, 300}), true);
+  cases[first].adjust = [table](const std::string& name, int, ir::Tensor& value) {
+    if (name == "table") value.f = table;
+  };
+}
+
 // ---- concat, slice, reshape ----
 
 void add_shapes(Cases& cases) {
@@ -270,6 +305,7 @@ void add_sample(Cases& cases) {
 std::vector<OpCase> tensor_cases() {
   Cases cases;
   add_rows(cases);
+  add_parts(cases);
   add_shapes(cases);
   add_pointwise(cases);
   add_norms(cases);

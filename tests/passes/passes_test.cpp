@@ -32,6 +32,7 @@ TEST_P(PassCase, Runs) {
   const Target& target = find_target(c.name.ends_with("_cpu") ? "cpu" : "sm_90a");
   PassOptions options;
   options.check_changed = true;
+  options.mesh = c.mesh;
   const RooflineCostModel cost(target);
   const auto records = run_passes(*after, passes, {target, options, cost});
   const bool changed =

@@ -12,9 +12,9 @@ namespace {
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 struct Gate {
-  Weight selection_bias;  // [experts] or none
-  const int32_t* forced;  // [T, k] or nullptr
-  int64_t tokens, experts, k;
+  Weight selection_bias;              // [experts] or none
+  const int32_t* forced;              // [T, k] or nullptr
+  int64_t tokens, valid, experts, k;  // tokens from `valid` on are padding: no route
   HostScore score;
   HostRouteNorm norm;
   float norm_eps, norm_min, scale, jitter;
@@ -158,12 +158,14 @@ void Gate::row(int64_t t, const float* logits, float* scratch) const {
   weights(logits, s, id, w + t * k);
 }
 
-/// Reads "selection_bias|null, bias_dtype, forced|null, T, E, k, ... w, ids".
+/// Reads "selection_bias|null, bias_dtype, forced|null, T, valid|null, E, k, ... w, ids".
 Gate read_gate(Args& args) {
   Gate g;
   g.selection_bias = read_weight(args);
   g.forced = args.ints();
   g.tokens = args.integer();
+  const int32_t* valid = args.ints();
+  g.valid = valid == nullptr ? g.tokens : std::min<int64_t>(*valid, g.tokens);
   g.experts = args.integer();
   g.k = args.integer();
   g.score = args.choice<HostScore>();
@@ -177,7 +179,9 @@ Gate read_gate(Args& args) {
   g.group_score = args.choice<HostGroupScore>();
   g.w = args.pointer<float>();
   g.ids = args.pointer<int32_t>();
-  for (int64_t t = 0; g.forced != nullptr && t < g.tokens; ++t) {
+  std::fill(g.w + g.valid * g.k, g.w + g.tokens * g.k, 0.0f);
+  std::fill(g.ids + g.valid * g.k, g.ids + g.tokens * g.k, -1);
+  for (int64_t t = 0; g.forced != nullptr && t < g.valid; ++t) {
     if (g.forced[t * g.k] < 0) continue;
     for (int64_t j = t * g.k; j < (t + 1) * g.k; ++j) {
       SHUNT_CHECK(g.forced[j] < g.experts, "forced expert {} of {}", g.forced[j], g.experts);
@@ -194,7 +198,7 @@ Capacity read_capacity(Args& args, const Gate& g) {
   c.min_capacity = args.integer();
   c.sample_second = args.flag();
   c.seed = args.integer();
-  c.tokens = g.tokens;
+  c.tokens = g.valid;
   c.experts = g.experts;
   c.k = g.k;
   c.normalise = g.norm == HostRouteNorm::sum;
@@ -256,7 +260,7 @@ void topk_gate(std::span<const HostSlot> slots, ThreadPool& pool) {
         static_cast<float*>(pool.scratch(-1, static_cast<size_t>(gate.experts) * sizeof(float)));
     gate.bias = gate.selection_bias.floats(0, gate.experts, buffer);
   }
-  for_rows(pool, gate.tokens, gate.experts * (gate.k + 8), [&](int64_t t, int worker) {
+  for_rows(pool, gate.valid, gate.experts * (gate.k + 8), [&](int64_t t, int worker) {
     const size_t bytes = static_cast<size_t>(gate.scratch_floats()) * sizeof(float);
     gate.row(t, logits + t * gate.experts, static_cast<float*>(pool.scratch(worker, bytes)));
   });
@@ -296,7 +300,8 @@ void norm_gate(std::span<const HostSlot> slots, ThreadPool& pool) {
     router.rows(begin, n, experts);
     const size_t bytes = static_cast<size_t>(gate.scratch_floats()) * sizeof(float);
     auto* scratch = static_cast<float*>(pool.scratch(worker, bytes));
-    for (int64_t t = begin; t < begin + n; ++t) gate.row(t, router.logits + t * experts, scratch);
+    const int64_t end = std::min(begin + n, gate.valid);
+    for (int64_t t = begin; t < end; ++t) gate.row(t, router.logits + t * experts, scratch);
   });
 }
 

@@ -13,15 +13,19 @@ void embedding(std::span<const HostSlot> slots, ThreadPool& pool) {
   const int64_t tokens = args.integer();
   const int64_t vocab = args.integer();
   const int64_t width = args.integer();
-  const int64_t offset = args.integer();
+  int64_t offset = args.integer();
+  offset -= args.integer();       // the first row that this rank has
+  const bool part = args.flag();  // of the vocabulary: rows of other ranks are zeros here
   float* out = args.pointer<float>();
   args.done();
-  for (int64_t t = 0; t < tokens; ++t) {
+  for (int64_t t = 0; t < tokens && !part; ++t) {
     SHUNT_CHECK(ids[t] + offset >= 0 && ids[t] + offset < vocab,
                 "embedding of id {} + {}, of {} rows", ids[t], offset, vocab);
   }
   for_rows(pool, tokens, width, [&](int64_t t, int) {
-    simd().to_f32(out + t * width, table.at((ids[t] + offset) * width), table.dtype, width);
+    const int64_t row = ids[t] + offset;
+    if (row < 0 || row >= vocab) return void(std::fill_n(out + t * width, width, 0.0f));
+    simd().to_f32(out + t * width, table.at(row * width), table.dtype, width);
   });
 }
 

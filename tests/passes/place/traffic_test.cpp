@@ -61,8 +61,9 @@ param @gate : bf16[8, 32, 16]
 param @up : bf16[8, 32, 16]
 param @down : bf16[8, 16, 32]
 graph @step(%x : bf16[T, 16]) {
-  %router_logits.3 = linear %x, @router {out = f32} : f32[T, 8]
-  %w, %ids = topk_gate %router_logits.3, none, none {k = 2, groups = 4, keep_groups = 2} : f32[T, 2], i32[T, 2]
+  at "model.layers.3.mlp"
+  %router_logits.0 = linear %x, @router {out = f32} : f32[T, 8]
+  %w, %ids = topk_gate %router_logits.0, none, none {k = 2, groups = 4, keep_groups = 2} : f32[T, 2], i32[T, 2]
   %g = routed_linear %x, @gate, %ids : bf16[2*T, 32]
   %u = routed_linear %x, @up, %ids : bf16[2*T, 32]
   %h = pointwise %g, %u {expr = "silu(x0) * x1"} : bf16[2*T, 32]

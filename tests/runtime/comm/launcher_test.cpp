@@ -54,7 +54,7 @@ const Variables kSlurm{{"SLURM_PROCID", "5"},
                        {"SLURM_STEP_NODELIST", "gpu[07-08,12]"},
                        {"SLURM_JOB_ID", "1234567"}};
 
-void expect(const Launch& launch, int rank, int world, int local_rank, const char* source) {
+void expect(const ProcessRank& launch, int rank, int world, int local_rank, const char* source) {
   EXPECT_EQ(launch.rank, rank);
   EXPECT_EQ(launch.world, world);
   EXPECT_EQ(launch.local_rank, local_rank);
@@ -62,14 +62,14 @@ void expect(const Launch& launch, int rank, int world, int local_rank, const cha
 }
 
 TEST(Launcher, NothingSetIsOneProcess) {
-  const Launch launch =
+  const ProcessRank launch =
       detect_launch({}, from({{"MASTER_ADDR", "somewhere"}, {"SLURM_JOB_ID", "1"}}));
   expect(launch, 0, 1, 0, "");
   EXPECT_FALSE(launch.launched());
 }
 
 TEST(Launcher, Torchrun) {
-  const Launch launch = detect_launch({}, from(kTorch));
+  const ProcessRank launch = detect_launch({}, from(kTorch));
   expect(launch, 3, 8, 1, "torchrun");
   EXPECT_EQ(launch.master_addr, "10.0.0.7");
   EXPECT_EQ(launch.master_port, 4000);
@@ -82,7 +82,7 @@ TEST(Launcher, TorchrunsAgentKeepsItsPort) {
 }
 
 TEST(Launcher, OpenMpiOnOneMachineNeedsNoAddress) {
-  const Launch launch = detect_launch({}, from(kOpenMpi));
+  const ProcessRank launch = detect_launch({}, from(kOpenMpi));
   expect(launch, 1, 4, 1, "Open MPI");
   EXPECT_EQ(launch.master_addr, "127.0.0.1");
 }
@@ -110,7 +110,7 @@ TEST(Launcher, Mvapich2) {
 }
 
 TEST(Launcher, Slurm) {
-  const Launch launch = detect_launch({}, from(kSlurm));
+  const ProcessRank launch = detect_launch({}, from(kSlurm));
   expect(launch, 5, 8, 1, "Slurm");
   EXPECT_EQ(launch.master_addr, "gpu07");
   EXPECT_EQ(launch.master_port, 20000 + 1234567 % 20000);
@@ -124,7 +124,7 @@ TEST(Launcher, BatchScriptOutsideOfSrunIsOneProcess) {
 
 TEST(Launcher, FlagsThenOwnVariablesSettleIt) {
   const Variables own{{"SHUNT_RANK", "1"}, {"SHUNT_WORLD_SIZE", "2"}, {"SHUNT_MASTER_PORT", "77"}};
-  const Launch by_variables = detect_launch({}, from(kTorch + kOpenMpi + own));
+  const ProcessRank by_variables = detect_launch({}, from(kTorch + kOpenMpi + own));
   expect(by_variables, 1, 2, 1, "SHUNT_*");
   EXPECT_EQ(by_variables.master_port, 77);
   RankFlags flags;
@@ -132,7 +132,7 @@ TEST(Launcher, FlagsThenOwnVariablesSettleIt) {
   flags.world = 5;
   flags.local_rank = 0;
   flags.master_addr = "h";
-  const Launch by_flags = detect_launch(flags, from(kTorch + kOpenMpi + own));
+  const ProcessRank by_flags = detect_launch(flags, from(kTorch + kOpenMpi + own));
   expect(by_flags, 4, 5, 0, "flags");
   EXPECT_EQ(by_flags.master_addr, "h");
 }

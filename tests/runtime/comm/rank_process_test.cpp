@@ -44,7 +44,7 @@ void phase(const char* name, int rank) {
 
 /// A step stands for what ranks do on GPUs: all meet, and nobody can go on alone.
 void run_rank() {
-  const Launch launch = detect_launch({});
+  const ProcessRank launch = detect_launch({});
   RendezvousOptions options{.rank = launch.rank,
                             .world = launch.world,
                             .address = launch.master_addr,

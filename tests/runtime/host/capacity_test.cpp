@@ -38,7 +38,7 @@ TEST(HostCapacity, DropsWhatTheEvaluatorDrops) {
     std::vector<int32_t> expected_ids = ids;
     const auto run = [&](bool plain, std::vector<float>& weights, std::vector<int32_t>& chosen) {
       Call call;
-      call.p(logits).no_weight().p(forced).i(tokens).i(experts).i(a.k).i(0);
+      call.p(logits).no_weight().p(forced).i(tokens).none().i(experts).i(a.k).i(0);
       call.i(plain ? 0 : static_cast<int64_t>(a.norm)).f(a.norm_eps).f(a.norm_min);
       call.f(plain ? 1 : a.scale).f(a.jitter).i(1).i(1).i(0).p(weights).p(chosen);
       call.i(plain ? 0 : static_cast<int64_t>(a.drop));

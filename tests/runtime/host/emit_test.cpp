@@ -86,6 +86,7 @@ class HostRunner : public codegen::StepBuilder {
         case Arg::Kind::f32: call.f(a.number); break;
         case Arg::Kind::expr: call.e(&exprs.emplace_back(HostExpr::compile(a.text))); break;
         case Arg::Kind::null: call.none(); break;
+        case Arg::Kind::rank: FAIL() << "of one rank numbers are given as they are"; break;
         case Arg::Kind::dim_ptr: FAIL() << "a host kernel takes dims by value";
       }
     }
@@ -97,6 +98,8 @@ class HostRunner : public codegen::StepBuilder {
   void matmul(Matmul) override {}
   void copy(Copy) override {}
   void fill(Fill) override {}
+  void collective(Collective) override {}
+  Arg rank_value(const std::vector<int64_t>& by_rank) override { return i32(by_rank.at(0)); }
 
  private:
   DimEnv dims_;
@@ -190,6 +193,7 @@ TEST(EmitCpu, EveryOpOfAStepHasARow) {
   for (OpKind load :
        {OpKind::checkpoint, OpKind::dequantize, OpKind::constant, OpKind::store, OpKind::reshape})
     rows.insert(load);
+  for (const codegen::KernelImpl& row : codegen::collective_kernels()) rows.insert(row.op);
 #define SHUNT_EXPECT_ROW(name, attrs) EXPECT_TRUE(rows.contains(OpKind::name)) << #name;
   SHUNT_OPS(SHUNT_EXPECT_ROW)
 #undef SHUNT_EXPECT_ROW

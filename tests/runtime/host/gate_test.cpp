@@ -122,6 +122,7 @@ Call& gate_args(Call& call, const Router& r, TestWeight* bias, const std::vector
   }
   call.p(forced != nullptr ? forced->data() : nullptr)
       .i(tokens)
+      .none()
       .i(r.experts)
       .i(r.k)
       .i(static_cast<int64_t>(r.score))

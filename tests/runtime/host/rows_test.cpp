@@ -15,7 +15,17 @@ TEST(HostRows, Embedding) {
     for (int64_t t = 0; t < tokens; ++t)
       ids.push_back(static_cast<int32_t>(pick(0, vocab - 1 - offset)));
     std::vector<float> out = poisoned(tokens * width);
-    Call().p(ids).w(table).i(tokens).i(vocab).i(width).i(offset).p(out).run("embedding", pool());
+    Call()
+        .p(ids)
+        .w(table)
+        .i(tokens)
+        .i(vocab)
+        .i(width)
+        .i(offset)
+        .i(0)
+        .i(0)  // the whole table
+        .p(out)
+        .run("embedding", pool());
     for (int64_t i = 0; i < tokens * width; ++i) {
       EXPECT_EQ(out[static_cast<size_t>(i)],
                 table[(ids[static_cast<size_t>(i / width)] + offset) * width + i % width]);

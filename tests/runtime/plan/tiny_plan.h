@@ -124,7 +124,8 @@ class TinyPlan {
     const auto d = [](const Dim& v) { return integer(DimExpr(v)); };
     const int64_t blocks = kTinyMaxLen / kTinyPageSize, page = kTinyPageSize, H = kHidden;
     return {
-        call(0, {port("tokens"), buffer(table), f32, d(T), n(kVocab), n(H), n(0), buffer(h)}, {h}),
+        call(0, {port("tokens"), buffer(table), f32, d(T), n(kVocab), n(H), n(0), n(0), n(0),
+              buffer(h)}, {h}),
         call(1,
              {buffer(h), buffer(h), port("positions"), port("seq_starts"), port("block_tables"),
               state(0), state(1), d(T), d(S), n(blocks), n(1), n(H), n(H), n(page)},

@@ -250,10 +250,10 @@ std::string user_error_of(F&& f) {
 
 TEST(Session, Refusals) {
   SessionOptions options;
-  options.world = 2;
-  EXPECT_NE(user_error_of([&] { Session(test::tiny_plan(), "", options); }).find("rank 0 of 2"),
+  Plan two = test::tiny_plan();
+  two.mesh.tp = two.mesh.etp = 2;
+  EXPECT_NE(user_error_of([&] { Session(two, "", options); }).find("for 2 ranks"),
             std::string::npos);
-  options = {};
   options.kv_pages = -1;
   EXPECT_NE(user_error_of([&] { Session(test::tiny_plan(), "", options); }).find("--kv-pages -1"),
             std::string::npos);

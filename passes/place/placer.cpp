@@ -1,0 +1,109 @@
+// The walk over @step. Entry point: Placer::run(). Tested by tests/passes/place.mir.
+#include "passes/place/placer.h"
+
+#include <algorithm>
+
+#include "ir/error.h"
+
+namespace shunt::passes {
+
+using ir::Op;
+using ir::OpKind;
+using ir::Value;
+
+Placer::Placer(ir::Module& module, const Mesh& mesh, const ExpertMap* map, bool gather_logits)
+    : module_(module),
+      mesh_(mesh),
+      map_(map),
+      gather_logits_(gather_logits),
+      step_(*module.find_graph("step")),
+      heads_(find_state_heads(step_, MeshAxis::tp, mesh.tp)),
+      tp_wishes_(step_, heads_, MeshAxis::tp, mesh.tp),
+      etp_wishes_(step_, heads_, MeshAxis::etp, mesh.etp) {}
+
+void Placer::run() {
+  module_.mesh = mesh_;
+  module_.stage = ir::Stage::placed;
+  place_states();
+  for (at_ = step_.ops.begin(); at_ != step_.ops.end(); ++at_) {
+    Op& op = **at_;
+    visit(op);
+    for (const auto& r : op.results) {
+      if (ir::is_pinned(step_, r.get())) finish_pinned(*r);
+    }
+  }
+  if (mesh_.dp > 1) gather_results();
+  rename_params();
+}
+
+/// Rank 0 hands out ids, so it needs those of all dp groups; and their logits where asked for.
+void Placer::gather_results() {
+  const auto gather = [&](ir::Graph& graph, Value* value, const std::string& name) {
+    ir::GraphBuilder builder(graph);
+    builder.set_loc(value->def->loc);
+    return builder.value(OpKind::all_gather, {value},
+                         ir::GatherAttrs{0, MeshAxis::dp, mesh_.dp, {}}, name);
+  };
+  if (ir::Graph* sample = module_.find_graph("sample")) {
+    for (Value*& output : sample->outputs) {
+      const std::string name = output->name;
+      sample->release_name(name);
+      output->name = sample->unique_name(name + ".part");
+      output = gather(*sample, output, name);
+    }
+  }
+  const auto logits = std::find_if(step_.outputs.begin(), step_.outputs.end(),
+                                   [](const Value* v) { return v->name == "logits"; });
+  if (gather_logits_ && logits != step_.outputs.end())
+    step_.outputs.push_back(gather(step_, *logits, "all_logits"));
+}
+
+void Placer::visit(Op& op) {
+  switch (op.kind) {
+    case OpKind::linear: return place_linear(op);
+    case OpKind::pointwise: return place_pointwise(op);
+    case OpKind::reshape: return place_reshape(op);
+    case OpKind::rope:
+    case OpKind::rms_norm:
+    case OpKind::layer_norm:
+    case OpKind::slice:
+    case OpKind::concat: return place_along(op);
+    case OpKind::embedding: return place_embedding(op);
+    case OpKind::kv_append: return place_kv_append(op);
+    case OpKind::attention:
+    case OpKind::encoder_attention: return place_attention(op);
+    case OpKind::routed_linear: return place_routed_linear(op);
+    case OpKind::combine_routes: return place_combine_routes(op);
+    default: return keep_whole(op);
+  }
+}
+
+/// What no rule splits runs on every rank over whole values.
+void Placer::keep_whole(Op& op) {
+  for (size_t i = 0; i < op.operands.size(); ++i) want_whole(op, i);
+  settle(op, {});
+}
+
+/// A rank keeps the rows of its own kv heads.
+void Placer::place_states() {
+  for (ir::State& s : module_.states) {
+    const auto it = heads_.find(s.value.get());
+    if (it != heads_.end() && !it->second.kv.is_whole())
+      s.value->type.shape[0] = it->second.kv.size();
+  }
+}
+
+/// What others look at is whole on every rank, under its own name.
+void Placer::finish_pinned(Value& value) {
+  if (placement(&value).kind == Placement::Kind::whole) return;
+  const std::string name = value.name;
+  ++at_;
+  Value* whole = converted(&value, {});
+  --at_;
+  step_.release_name(whole->name);
+  value.name = step_.unique_name(name + ".part");
+  whole->name = name;
+  std::replace(step_.outputs.begin(), step_.outputs.end(), &value, whole);
+}
+
+}  // namespace shunt::passes

@@ -1,0 +1,135 @@
+// The step-time prediction behind the layout chooser. Tested by
+// tests/passes/place/predict_test.cpp; measured beside predicted figures are in
+// docs/performance.md.
+#include "passes/place/predict.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "ir/error.h"
+
+namespace shunt::passes {
+
+using ir::Op;
+using ir::OpKind;
+
+namespace {
+
+const ir::Graph& decode_graph(const ir::Module& module, int64_t sequences) {
+  const ir::Graph* best = nullptr;
+  for (const auto& graph : module.graphs) {
+    if (!graph->name.starts_with("step.decode")) continue;
+    const int64_t most = module.dim(*graph, "T").max;
+    if (most < sequences) continue;
+    if (best == nullptr || most < module.dim(*best, "T").max) best = graph.get();
+  }
+  if (best == nullptr) user_error("the module has no decode step for {} sequences", sequences);
+  return *best;
+}
+
+/// Experts of the model and choices of a token behind the ids of an op.
+struct Routing {
+  double experts, choices;
+};
+Routing routing_of(const ir::Value& ids, double local) {
+  const double choices = static_cast<double>(ids.type.last().constant());
+  const bool mapped = ids.def != nullptr && ids.def->kind == OpKind::local_routes;
+  return {mapped ? static_cast<double>(ids.def->as<ir::LocalRoutesAttrs>().experts) : local,
+          choices};
+}
+
+class Predictor {
+ public:
+  Predictor(const ir::Module& module, const Target& target, const Workload& workload)
+      : module_(module), target_(target), context_(workload.context) {
+    const int64_t dp = module.mesh.dp;
+    sequences_ = std::max<int64_t>(1, (workload.batch + dp - 1) / dp);
+    for (const DimDecl& d : module.dims) at_[d.name] = sequences_;
+  }
+
+  StepPrediction run() {
+    for (const auto& op : decode_graph(module_, sequences_).ops) add(*op);
+    return out_;
+  }
+
+ private:
+  double kernel(double bytes, double flops, double rate) const {
+    return target_.kernel_seconds + std::max(bytes / target_.memory_bytes_per_s, flops / rate);
+  }
+
+  void add(const Op& op) {
+    if (op.kind == OpKind::reshape) return;
+    if (is_collective(op.kind)) {
+      const Type& x = op.kind == OpKind::all_gather ? op.result()->type : op.operand(0)->type;
+      const MeshAxis over = op.kind == OpKind::all_gather ? op.as<ir::GatherAttrs>().over
+                                                          : op.as<ir::ReduceAttrs>().over;
+      out_.communication += collective_seconds(
+          op.kind, static_cast<double>(x.bytes().evaluate(at_)), module_.mesh.size(over), target_);
+      return;
+    }
+    const ir::Cost cost = op.info().cost(op);
+    double bytes = static_cast<double>(cost.bytes.evaluate(at_));
+    const double flops = static_cast<double>(cost.flops.evaluate(at_));
+    if (op.kind == OpKind::routed_linear || op.kind == OpKind::grouped_linear) {
+      bytes = expert_bytes(op);
+      out_.experts += kernel(bytes, flops / module_.mesh.ep, target_.matmul_flops_per_s);
+    } else if (op.kind == OpKind::attention) {
+      double row = 0;
+      for (const size_t i : {4, 5}) {
+        if (op.operand(i) != nullptr)
+          row += static_cast<double>(op.operand(i)->type.bytes().constant());
+      }
+      out_.attention += kernel(static_cast<double>(sequences_ * context_) * row, 0, 1);
+    } else if (op.kind == OpKind::linear || op.kind == OpKind::norm_gate) {
+      out_.dense += kernel(bytes, flops, target_.matmul_flops_per_s);
+    } else {
+      out_.other += kernel(bytes, flops, target_.vector_flops_per_s);
+    }
+  }
+
+  /// Weights of the experts that this step takes on the fullest rank.
+  double expert_bytes(const Op& op) const {
+    const Type& w = op.operand(1)->type;
+    const double local = static_cast<double>(w.shape[0].constant());
+    const ir::Value* ids = op.operand(2);
+    // Sorted routes: the ids are behind the sort.
+    if (op.kind == OpKind::grouped_linear && ids->def != nullptr) ids = ids->def->operand(0);
+    const Routing r = routing_of(*ids, local);
+    const double tokens = static_cast<double>(ids->type.shape[0].evaluate(at_));
+    const double distinct = distinct_experts(r.experts, r.choices, tokens, local, module_.mesh.ep);
+    return static_cast<double>(w.bytes().constant()) / local * distinct;
+  }
+
+  const ir::Module& module_;
+  const Target& target_;
+  int64_t context_, sequences_ = 1;
+  DimEnv at_;
+  StepPrediction out_;
+};
+
+}  // namespace
+
+double collective_seconds(OpKind kind, double bytes, int ranks, const Target& target) {
+  if (ranks <= 1) return 0;
+  const double n = ranks;
+  const double rounds = kind == OpKind::all_reduce ? 2 : 1;
+  return target.collective_seconds * (1 + 0.15 * n) +
+         rounds * (n - 1) / n * bytes / target.link_bytes_per_s;
+}
+
+double distinct_experts(double total, double k, double tokens, double local, int ranks) {
+  const double chosen = 1 - std::pow(1 - k / total, tokens);
+  const double mean = local * chosen;
+  if (ranks <= 1) return mean;
+  // The largest of n about normal numbers lies this many deviations above their mean.
+  const double above = std::sqrt(2 * std::log(static_cast<double>(ranks))) * 0.62;
+  const double deviation = std::sqrt(mean * (1 - chosen));
+  return std::min({local, tokens * k, mean + above * deviation});
+}
+
+StepPrediction predict_decode(const ir::Module& module, const Target& target,
+                              const Workload& workload) {
+  return Predictor(module, target, workload).run();
+}
+
+}  // namespace shunt::passes

@@ -1,0 +1,92 @@
+// The layout chooser. Entry point: compare_layouts(). Tested by tests/tools/layout_test.cpp.
+#include "tools/layout.h"
+
+#include <algorithm>
+
+#include "ir/error.h"
+#include "runtime/session.h"
+
+namespace shunt {
+
+namespace {
+
+std::vector<Mesh> meshes_of(int gpus, const Mesh& given) {
+  std::vector<Mesh> out;
+  const auto allowed = [](int fixed, int value) { return fixed == 0 || fixed == value; };
+  for (int tp = 1; tp <= gpus; ++tp) {
+    if (gpus % tp != 0) continue;
+    for (int etp = 1; etp <= gpus; ++etp) {
+      if (gpus % etp != 0) continue;
+      const Mesh m{gpus / tp, tp, gpus / etp, etp};
+      if (allowed(given.dp, m.dp) && allowed(given.tp, m.tp) && allowed(given.ep, m.ep) &&
+          allowed(given.etp, m.etp)) {
+        out.push_back(m);
+      }
+    }
+  }
+  return out;
+}
+
+Layout measure(CompileOptions options, const Mesh& mesh, const passes::Workload& workload) {
+  Layout layout;
+  layout.mesh = mesh;
+  options.mesh = mesh;
+  options.on_phase = {};
+  options.on_warning = {};
+  try {
+    const ModuleForReference placed = import_module(options, true);
+    const Target& target = find_target(options.target);
+    layout.step = passes::predict_decode(*placed.module, target, workload);
+    const Plan plan = compile(options, true).plan;
+    const int64_t sequences = (workload.batch + mesh.dp - 1) / mesh.dp;
+    const int64_t pages = (workload.context + plan.limits.page_size - 1) / plan.limits.page_size;
+    layout.rank_bytes = memory_needed(plan, sequences * pages).total();
+    layout.fits =
+        static_cast<double>(layout.rank_bytes) < 0.9 * static_cast<double>(target.memory_bytes);
+  } catch (const UserError& e) {
+    layout.refused = e.what();
+  }
+  return layout;
+}
+
+}  // namespace
+
+std::vector<Layout> compare_layouts(const CompileOptions& options, int gpus, const Mesh& given,
+                                    const passes::Workload& workload) {
+  std::vector<Layout> layouts;
+  for (const Mesh& mesh : meshes_of(gpus, given))
+    layouts.push_back(measure(options, mesh, workload));
+  if (layouts.empty()) {
+    user_error("no mesh of {} GPUs has the axes given (dp * tp = ep * etp = {})", gpus, gpus);
+  }
+  std::stable_sort(layouts.begin(), layouts.end(), [](const Layout& a, const Layout& b) {
+    if (a.refused.empty() != b.refused.empty()) return a.refused.empty();
+    if (a.fits != b.fits) return a.fits;
+    return a.step.seconds() < b.step.seconds();
+  });
+  return layouts;
+}
+
+std::string layout_table(const std::vector<Layout>& layouts, const passes::Workload& workload) {
+  std::string out = fmt::format(
+      "decode of {} sequences of {} tokens, predicted milliseconds a step\n"
+      "{:<28}{:>8}{:>9}{:>9}{:>11}{:>8}{:>7}{:>12}\n",
+      workload.batch, workload.context, "layout", "step", "experts", "dense", "attention", "other",
+      "comm", "GiB a rank");
+  for (const Layout& l : layouts) {
+    if (!l.refused.empty()) {
+      out += fmt::format("{:<28}cannot be compiled: {}\n", l.mesh.to_string(), l.refused);
+      continue;
+    }
+    const auto ms = [](double s) { return s * 1e3; };
+    out +=
+        fmt::format("{:<28}{:>8.3f}{:>9.3f}{:>9.3f}{:>11.3f}{:>8.3f}{:>7.3f}{:>12.2f}{}\n",
+                    l.mesh.to_string(), ms(l.step.seconds()), ms(l.step.experts), ms(l.step.dense),
+                    ms(l.step.attention), ms(l.step.other), ms(l.step.communication),
+                    static_cast<double>(l.rank_bytes) / static_cast<double>(int64_t{1} << 30),
+                    l.fits ? "" : "  does not fit");
+  }
+  return out;
+}
+
+}  // namespace shunt
