@@ -158,6 +158,12 @@ struct LinearAttrs {
   bool operator==(const LinearAttrs&) const = default;
 };
 
+struct HeadLinearAttrs {
+  DType out = DType::bf16;
+  static constexpr auto fields() { return std::tuple{Field{"out", &HeadLinearAttrs::out}}; }
+  bool operator==(const HeadLinearAttrs&) const = default;
+};
+
 struct GroupedLinearAttrs {
   std::string epilogue;
   bool glu = false;
@@ -244,14 +250,16 @@ struct RopeAppendAttrs {
 };
 
 struct AttentionAttrs {
-  double scale = 1;    // multiplies q . k
-  int64_t window = 0;  // > 0: key j is visible to query i if i - window < j <= i
-  int64_t chunk = 0;   // > 0: only keys of the same chunk of positions (Llama 4)
-  double softcap = 0;  // > 0: softcap * tanh(score / softcap)
+  double scale = 1;       // multiplies q . k
+  int64_t window = 0;     // > 0: key j is visible to query i if i - window < j <= i
+  int64_t chunk = 0;      // > 0: only keys of the same chunk of positions (Llama 4)
+  double softcap = 0;     // > 0: softcap * tanh(score / softcap)
+  int64_t value_dim = 0;  // without @v: a key's value is its row's first so many elements
   static constexpr auto fields() {
     using A = AttentionAttrs;
     return std::tuple{Field{"scale", &A::scale}, Field{"window", &A::window},
-                      Field{"chunk", &A::chunk}, Field{"softcap", &A::softcap}};
+                      Field{"chunk", &A::chunk}, Field{"softcap", &A::softcap},
+                      Field{"value_dim", &A::value_dim}};
   }
   bool operator==(const AttentionAttrs&) const = default;
 };
@@ -316,7 +324,7 @@ struct TopkGateAttrs {
   // RouteNorm::sum is over what is left. Who stays: `order`: all first choices in token order, then
   // the second ones (k <= 2; else token order); `score`: the highest scores, then token order;
   // `random`: by a number made from seed, token and expert. sample_second (k = 2): the second
-  // expert is chosen by logit plus Gumbel noise from the same numbers.
+  // expert is chosen by logit plus Gumbel noise from the same numbers, unless it is forced.
   Drop drop = Drop::none;
   double capacity_factor = 0;
   int64_t min_capacity = 0;

@@ -48,10 +48,12 @@ namespace shunt::ir {
   X(add_norm,       AddNormAttrs)       /* (x[T, N], y[T, N], weight[N], bias[N]|none) -> x + y, norm(x + y)      */ \
   X(linear,         LinearAttrs)        /* (x[T, K], w[N, K], extra: [N'] | [T, N'] ...) -> [T, N']              */ \
   X(rope,           RopeAttrs)          /* (x[T, heads, D], positions, inv_freq f32[r/2], r <= D) -> same        */ \
-  X(kv_append,      NoAttrs)            /* (k[T,h,D], v[T,h,Dv], positions, seq_starts, block_tables, @k, @v)    */ \
+  X(head_linear,    HeadLinearAttrs)    /* (x[T, heads, K], w[heads, N, K]) -> [T, heads, N]                     */ \
+  X(kv_append,      NoAttrs)            /* (k[T,h,D], v[T,h,Dv]|none, positions, seq_starts, block_tables, @k,      \
+                                            @v|none)                                                             */ \
   X(rope_append,    RopeAppendAttrs)    /* (qkv[T,(q+2kv)*D], positions, inv_freq|none, q_norm|none, k_norm|none,   \
                                             seq_starts, block_tables, @k, @v) -> q[T, heads, D]                  */ \
-  X(attention,      AttentionAttrs)     /* (q[T, heads, D], seq_starts, kv_lens, block_tables, @k, @v,              \
+  X(attention,      AttentionAttrs)     /* (q[T, heads, D], seq_starts, kv_lens, block_tables, @k, @v|none,         \
                                             sinks[heads]|none, slopes[heads]|none) -> [T, heads*Dv]: slopes      \
                                             (ALiBi) add slope * (key - query position) to a score                */ \
   X(encoder_attention, EncoderAttentionAttrs) /* (q[T,heads,D], k[T,h,D], v[T,h,Dv], seq_starts) -> [T, heads*Dv] */ \
@@ -93,8 +95,8 @@ using Attrs =
                  SliceAttrs, ReshapeAttrs, EmbeddingAttrs, PointwiseAttrs, GluAttrs, NormAttrs,
                  AddNormAttrs, LinearAttrs, RopeAttrs, RopeAppendAttrs, AttentionAttrs,
                  EncoderAttentionAttrs, CausalConvAttrs, GatedDeltaRuleAttrs, TopkGateAttrs,
-                 NormGateAttrs, RouteSortAttrs, GroupedLinearAttrs, ShardAttrs, ReduceAttrs,
-                 GatherAttrs, LocalRoutesAttrs>;
+                 NormGateAttrs, RouteSortAttrs, HeadLinearAttrs, GroupedLinearAttrs, ShardAttrs,
+                 ReduceAttrs, GatherAttrs, LocalRoutesAttrs>;
 
 struct Op;
 

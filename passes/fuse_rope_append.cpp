@@ -116,7 +116,7 @@ RopeAppendAttrs attrs_of(const Part& q, const Part& k) {
 
 bool fuse(Graph& graph, Graph::Iterator append_at, Op& attention) {
   const Op& append = **append_at;
-  if (append.operand(6) != attention.operand(5)) return false;
+  if (append.operand(6) == nullptr || append.operand(6) != attention.operand(5)) return false;
   Value* query = attention.operand(0);
   Part q, k, v;
   if (!is_private(graph, query) || !find_part(graph, query, &q)) return false;

@@ -67,7 +67,8 @@ bool find_qkv(const Graph& graph, const Op& attention, Parts* parts) {
     if (op.get() == &attention) break;
     if (op->kind == OpKind::kv_append && op->operand(5) == attention.operand(4)) append = op.get();
   }
-  if (append == nullptr || append->operand(6) != attention.operand(5)) return false;
+  if (append == nullptr || append->operand(6) == nullptr) return false;  // no values of their own
+  if (append->operand(6) != attention.operand(5)) return false;
   *parts = {attention.operand(0), append->operand(0), append->operand(1)};
   return true;
 }

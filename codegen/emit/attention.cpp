@@ -3,71 +3,27 @@
 // tests/codegen/attention_nvrtc_test.cpp (compiles) and tests/kernels (values).
 #include <algorithm>
 
+#include "codegen/emit/attention_shared.h"
 #include "codegen/emit/families.h"
-#include "codegen/emit/launch.h"
 
 namespace shunt::codegen {
 
-namespace {
-
-constexpr int64_t kThreads = 128;
-
-/// The operands, attributes and sizes of attention or encoder_attention by name.
-struct Attention {
-  bool encoder;
-  const ir::Value *q, *seq_starts, *kv_lens = nullptr, *tables = nullptr, *k, *v, *sinks = nullptr,
-                                   *slopes = nullptr, *out;
-  ir::AttentionAttrs attrs;
-  int64_t heads, kv_heads, dim, dim_v, table_cols = 0;
-  Dim tokens, sequences;
-
-  explicit Attention(const ir::Op& op)
-      : encoder(op.kind == ir::OpKind::encoder_attention), q(op.operand(0)), out(op.result()) {
-    if (encoder) {
-      k = op.operand(1);
-      v = op.operand(2);
-      seq_starts = op.operand(3);
-      attrs.scale = op.as<ir::EncoderAttentionAttrs>().scale;
-      sequences = seq_starts->type.shape[0] - 1;
-    } else {
-      seq_starts = op.operand(1);
-      kv_lens = op.operand(2);
-      tables = op.operand(3);
-      k = op.operand(4);
-      v = op.operand(5);
-      sinks = op.operand(6);
-      slopes = op.operand(7);
-      attrs = op.as<ir::AttentionAttrs>();
-      table_cols = tables->type.shape[1].constant();
-      sequences = tables->type.shape[0];
-    }
-    tokens = q->type.shape[0];
-    heads = q->type.shape[1].constant();
-    dim = q->type.shape[2].constant();
-    kv_heads = k->type.shape[k->type.rank() - 2].constant();
-    dim_v = v->type.last().constant();
-  }
-
-  int64_t group() const { return heads / kv_heads; }
-  /// q, k and v in one 16-bit type and without slopes, in heads that 16-wide fragments divide.
-  bool fits_tensor_cores() const {
-    const DType e = q->type.dtype;
-    return slopes == nullptr && is_half(e) && k->type.dtype == e && v->type.dtype == e &&
-           out->type.dtype == e && dim % 16 == 0 && dim_v % 16 == 0 && dim <= 256 && dim_v <= 256;
-  }
-};
-
-void add_config(const Attention& a, LaunchBuilder& launch, const Context& context) {
+void add_attention_config(const Attention& a, LaunchBuilder& launch, const Context& context,
+                          int64_t threads) {
   const ir::AttentionAttrs& attrs = a.attrs;
   launch.type("Sink", a.sinks ? a.sinks->type.dtype : DType::f32);
   launch.number("kHeads", a.heads).number("kKvHeads", a.kv_heads);
   launch.number("kDim", a.dim).number("kDimV", a.dim_v);
   launch.number("kPageSize", context.page_size).number("kTableCols", a.table_cols);
-  launch.number("kThreads", kThreads);
+  launch.number("kThreads", threads);
   launch.real("kScale", attrs.scale).real("kSoftcap", attrs.softcap);
   launch.number("kWindow", attrs.window).number("kChunk", attrs.chunk);
   launch.boolean("kHasSinks", a.sinks != nullptr).boolean("kEncoder", a.encoder);
 }
+
+namespace {
+
+constexpr int64_t kThreads = 128;
 
 /// The batch, as the kernels for any batch take it.
 void add_batch(const Attention& a, LaunchBuilder& launch) {
@@ -81,7 +37,7 @@ void add_batch(const Attention& a, LaunchBuilder& launch) {
   launch.in("q", a.q).in("seq_starts", a.seq_starts);
   ints("kv_lens", a.kv_lens);
   ints("block_tables", a.tables);
-  launch.in("k", a.k).in("v", a.v).in("sinks", a.sinks);
+  launch.in("k", a.k).in("v", a.values()).in("sinks", a.sinks);
 }
 
 // ---- portable ----
@@ -99,11 +55,11 @@ double seconds_portable(const ir::Op& op, const Context& context) {
 void emit_portable(const ir::Op& op, StepBuilder& steps) {
   const Attention a(op);
   LaunchBuilder launch(steps, "attention_portable", "attention_portable.cuh", "attention_portable");
-  launch.type("Q", a.q->type.dtype).type("K", a.k->type.dtype).type("V", a.v->type.dtype);
+  launch.type("Q", a.q->type.dtype).type("K", a.k->type.dtype).type("V", a.values()->type.dtype);
   launch.type("Out", a.out->type.dtype);
-  add_config(a, launch, steps.context());
+  add_attention_config(a, launch, steps.context(), kThreads);
   launch.type("Slope", a.slopes ? a.slopes->type.dtype : DType::f32);
-  launch.boolean("kHasSlopes", a.slopes != nullptr);
+  launch.boolean("kHasSlopes", a.slopes != nullptr).number("kRowV", a.value_stride());
   add_batch(a, launch);
   launch.in("slopes", a.slopes).out("out", a.out);
   launch.size("T", a.tokens).size("S", a.sequences);
@@ -127,7 +83,7 @@ void emit_prefill(const ir::Op& op, StepBuilder& steps) {
   const int64_t keys = std::max(a.dim, a.dim_v) <= 128 ? 64 : 32;
   LaunchBuilder launch(steps, "attention_prefill", "attention_prefill.cuh", "attention_prefill");
   launch.type("E", a.q->type.dtype).number("kKeys", keys);
-  add_config(a, launch, steps.context());
+  add_attention_config(a, launch, steps.context(), kThreads);
   add_batch(a, launch);
   launch.out("out", a.out).size("S", a.sequences);
   const int64_t smem =
@@ -186,7 +142,7 @@ void emit_decode(const ir::Op& op, StepBuilder& steps) {
   const int64_t units = context.bound(a.sequences) * a.kv_heads * cut.passes;
   LaunchBuilder launch(steps, "attention_decode", "attention_decode.cuh", "attention_decode");
   launch.type("E", a.q->type.dtype);
-  add_config(a, launch, context);
+  add_attention_config(a, launch, context, kThreads);
   launch.number("kHeadTiles", cut.head_tiles).number("kPasses", cut.passes);
   launch.number("kMaxSplits", kMaxSplits).number("kMaxPages", cut.max_pages);
   launch.number("kMaxCounters", module_bound(context, a.sequences) * a.kv_heads * cut.passes);

@@ -30,7 +30,7 @@ void emit_rope(const Op& op, StepBuilder& b) {
 
 void emit_kv_append(const Op& op, StepBuilder& b) {
   const Type& k = op.operand(0)->type;
-  const Type& v = op.operand(1)->type;
+  const Dim v_dim = op.operand(1) == nullptr ? Dim(0) : op.operand(1)->type.shape[2];
   const Type& tables = op.operand(4)->type;
   HostArgs args(b);
   for (const ir::Value* value : op.operands) args.value(value);
@@ -39,7 +39,7 @@ void emit_kv_append(const Op& op, StepBuilder& b) {
       .integer(tables.shape[1])
       .integer(k.shape[1])
       .integer(k.shape[2])
-      .integer(v.shape[2])
+      .integer(v_dim)
       .integer(b.context().page_size)
       .call("kv_append");
 }
@@ -90,7 +90,7 @@ void emit_attention(const Op& op, StepBuilder& b) {
       .integer(q.shape[1])
       .integer(k.shape[0])
       .integer(q.shape[2])
-      .integer(op.operand(5)->type.shape[1])
+      .integer(op.result()->type.last().divided_by(q.shape[1].constant()))
       .integer(b.context().page_size)
       .real(a.scale)
       .integer(a.window)

@@ -1,4 +1,4 @@
-// `cpu` rows of linear, routed_linear, route_sort and grouped_linear. Test:
+// `cpu` rows of linear, head_linear, routed_linear, route_sort and grouped_linear. Test:
 // tests/runtime/host/emit_test.cpp.
 #include "codegen/emit/cpu.h"
 
@@ -28,6 +28,19 @@ void emit_linear(const Op& op, StepBuilder& b) {
       .value(op.result())
       .extras(op, 2, out, false)
       .call("linear");
+}
+
+void emit_head_linear(const Op& op, StepBuilder& b) {
+  const Type& w = op.operand(1)->type;
+  HostArgs(b)
+      .value(op.operand(0))
+      .weight(op.operand(1))
+      .integer(op.operand(0)->type.shape[0])
+      .integer(w.shape[0])
+      .integer(w.shape[1])
+      .integer(w.shape[2])
+      .value(op.result())
+      .call("head_linear");
 }
 
 void emit_routed_linear(const Op& op, StepBuilder& b) {
@@ -89,6 +102,7 @@ void emit_grouped_linear(const Op& op, StepBuilder& b) {
 std::vector<KernelImpl> cpu_linear_kernels() {
   return {
       {"linear.cpu", OpKind::linear, supports<ir::LinearAttrs, 2>, cpu_seconds, emit_linear},
+      {"head_linear.cpu", OpKind::head_linear, cpu_types, cpu_seconds, emit_head_linear},
       {"routed_linear.cpu", OpKind::routed_linear, supports<ir::LinearAttrs, 3>, cpu_seconds,
        emit_routed_linear},
       {"route_sort.cpu", OpKind::route_sort, cpu_types, cpu_seconds, emit_route_sort},

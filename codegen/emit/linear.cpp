@@ -1,5 +1,5 @@
-// Rows linear.cublaslt, linear.mma and linear.simt. Entry point: linear_kernels. Covered by
-// tests/codegen/linear_rows_test.cpp and linear_nvrtc_test.cpp.
+// Rows linear.cublaslt, and .mma and .simt of linear and head_linear. Entry point: linear_kernels.
+// Covered by tests/codegen/linear_rows_test.cpp and linear_nvrtc_test.cpp.
 #include <algorithm>
 #include <optional>
 
@@ -91,6 +91,8 @@ void emit_cublaslt(const ir::Op& op, StepBuilder& steps) {
   steps.matmul(std::move(m));
 }
 
+// The same functions for linear and head_linear.
+
 bool linear_mma_supports(const ir::Op& op, const Context& c) {
   return supports_mma(describe_product(op), c);
 }
@@ -118,6 +120,10 @@ std::vector<KernelImpl> linear_kernels() {
       {"linear.cublaslt", ir::OpKind::linear, supports_cublaslt, seconds_cublaslt, emit_cublaslt},
       {"linear.mma", ir::OpKind::linear, linear_mma_supports, linear_mma_seconds, linear_mma_emit},
       {"linear.simt", ir::OpKind::linear, linear_simt_supports, linear_simt_seconds,
+       linear_simt_emit},
+      {"head_linear.mma", ir::OpKind::head_linear, linear_mma_supports, linear_mma_seconds,
+       linear_mma_emit},
+      {"head_linear.simt", ir::OpKind::head_linear, linear_simt_supports, linear_simt_seconds,
        linear_simt_emit},
   };
 }

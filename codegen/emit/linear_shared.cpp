@@ -18,6 +18,8 @@ Product describe_product(const ir::Op& op) {
     epilogue = a.epilogue;
     p.glu = a.glu;
     p.first_extra = 4;
+  } else if (op.kind == ir::OpKind::head_linear) {
+    p.heads = weight.shape[0].constant();
   } else {
     const auto& a = op.as<ir::LinearAttrs>();
     epilogue = a.epilogue;
@@ -27,7 +29,7 @@ Product describe_product(const ir::Op& op) {
   p.rows = op.result()->type.shape[0];
   p.columns = op.result()->type.last().constant();
   p.depth = weight.last().constant();
-  p.experts = weight.rank() == 3 ? weight.shape[0].constant() : 1;
+  p.experts = weight.rank() == 3 && p.heads == 0 ? weight.shape[0].constant() : 1;
   p.epilogue = Expr::parse(epilogue.empty() ? "acc" : epilogue);
   return p;
 }
@@ -83,11 +85,12 @@ double product_bytes(const Product& p, const Context& context) {
       static_cast<double>(std::min(p.experts, std::max<int64_t>(1, context.bound(p.rows))));
   const double one = static_cast<double>(p.weight_rows()) * static_cast<double>(p.depth) *
                      static_cast<double>(dtype_bytes(p.w_type()));
-  return total + (p.w->type.rank() == 3 ? experts : 1.0) * one;
+  return total + static_cast<double>(std::max<int64_t>(1, p.heads)) * experts * one;
 }
 
 double product_flops(const Product& p, double rows) {
-  return 2.0 * rows * static_cast<double>(p.weight_rows()) * static_cast<double>(p.depth);
+  return 2.0 * rows * static_cast<double>(std::max<int64_t>(1, p.heads)) *
+         static_cast<double>(p.weight_rows()) * static_cast<double>(p.depth);
 }
 
 }  // namespace shunt::codegen

@@ -1,5 +1,6 @@
-// What the rows of linear, routed_linear and grouped_linear share: one description of the product,
-// the epilogue as device text, and the parts of the cost estimates. Internal to codegen/emit.
+// What the rows of linear, head_linear, routed_linear and grouped_linear share: one description of
+// the product, the epilogue as device text, and the parts of the cost estimates. Internal to
+// codegen/emit.
 #pragma once
 
 #include <string>
@@ -19,6 +20,7 @@ struct Product {
   int64_t depth = 0;    // K
   int64_t columns = 0;  // N', of the result: N or, with glu, N / 2
   int64_t experts = 1;  // 1 for linear
+  int64_t heads = 0;    // of head_linear, each with a matrix and `rows` rows of its own
   bool glu = false;
   Expr epilogue{};         // over acc | gate, up, and x0, x1, ...
   size_t first_extra = 2;  // operand index of x0
@@ -33,7 +35,7 @@ struct Product {
   bool weights_are_ready() const { return w->kind != ir::Value::Kind::result; }
 };
 
-/// `op` is linear, routed_linear or grouped_linear.
+/// `op` is linear, head_linear, routed_linear or grouped_linear.
 Product describe_product(const ir::Op& op);
 
 /// All that the rows of this family need of the operands' types: floats that device code has, on a

@@ -22,6 +22,9 @@ constexpr MmaTile kMmaTiles[] = {
 
 bool is_grouped(const Product& p) { return p.op.kind == ir::OpKind::grouped_linear; }
 
+/// Products of a head_linear, side by side.
+int64_t matrices(const Product& p) { return std::max<int64_t>(1, p.heads); }
+
 /// Matrices that have rows at all.
 int64_t active_groups(const Product& p, int64_t rows) {
   return is_grouped(p) ? std::min(p.experts, rows) : 1;
@@ -39,7 +42,7 @@ double tile_seconds(const Product& p, const Context& context, const MmaTile& t) 
   const Target& target = context.target;
   const int64_t rows = std::max<int64_t>(1, context.bound(p.rows));
   const double tiles = expected_row_tiles(p, rows, t.block_m) *
-                       static_cast<double>(ceil_div(p.columns, t.columns(p)));
+                       static_cast<double>(ceil_div(p.columns, t.columns(p)) * matrices(p));
   const double sms = static_cast<double>(target.sm_count);
   const double busy = std::min(1.0, tiles / sms);  // share of the machine that has work
   const double depth = static_cast<double>(round_up(p.depth, 64));
@@ -68,7 +71,8 @@ void add_product(LaunchBuilder& launch, const Product& p) {
       .number("kDepth", p.depth)
       .number("kOutColumns", p.columns)
       .boolean("kGlu", p.glu)
-      .boolean("kGrouped", is_grouped(p));
+      .boolean("kGrouped", is_grouped(p))
+      .number("kHeads", p.heads);
   const bool grouped = is_grouped(p);
   launch.number("kGather", grouped ? p.op.as<ir::GroupedLinearAttrs>().gather : 0)
       .boolean("kScatter", grouped && p.op.as<ir::GroupedLinearAttrs>().scatter);
@@ -87,12 +91,13 @@ std::array<DimExpr, 3> grid_of(const Product& p, const Context& context, int64_t
   const DimExpr column_tiles(ceil_div(p.columns, columns));
   if (is_grouped(p))
     return {column_tiles, DimExpr(p.experts), DimExpr(row_blocks(p, context, block_m))};
-  return {column_tiles, DimExpr::ceildiv(p.rows, block_m), DimExpr(1)};
+  return {column_tiles, DimExpr::ceildiv(p.rows, block_m), DimExpr(matrices(p))};
 }
 
 bool fits_grid(const Product& p, const Context& context, int64_t block_m) {
   const int64_t rows = context.bound(p.rows);
-  return rows >= 1 && (is_grouped(p) ? p.experts : ceil_div(rows, block_m)) <= kMaxGridY;
+  return rows >= 1 && (is_grouped(p) ? p.experts : ceil_div(rows, block_m)) <= kMaxGridY &&
+         p.heads <= kMaxGridY;
 }
 
 }  // namespace
@@ -120,7 +125,7 @@ MmaChoice choose_mma(const Product& p, const Context& context) {
 void emit_mma(const Product& p, StepBuilder& steps) {
   const Context& context = steps.context();
   const MmaTile tile = choose_mma(p, context).tile;
-  LaunchBuilder launch(steps, is_grouped(p) ? "grouped_linear_mma" : "linear_mma", "gemm.cuh",
+  LaunchBuilder launch(steps, std::string(p.op.info().name) + "_mma", "gemm.cuh",
                        is_grouped(p) ? "grouped_gemm" : "gemm");
   launch.type("T", p.x_type())
       .number("kBlockM", tile.block_m)
@@ -143,7 +148,7 @@ double simt_seconds(const Product& p, const Context& context) {
   const Target& target = context.target;
   const int64_t rows = std::max<int64_t>(1, context.bound(p.rows));
   const double tiles = expected_row_tiles(p, rows, kSimtTile) *
-                       static_cast<double>(ceil_div(p.weight_rows(), kSimtTile));
+                       static_cast<double>(ceil_div(p.weight_rows(), kSimtTile) * matrices(p));
   const double busy = std::min(1.0, tiles / static_cast<double>(target.sm_count));
   const double flops =
       2 * tiles * kSimtTile * kSimtTile * static_cast<double>(round_up(p.depth, 16));
@@ -154,8 +159,8 @@ double simt_seconds(const Product& p, const Context& context) {
 
 void emit_simt(const Product& p, StepBuilder& steps) {
   const Context& context = steps.context();
-  LaunchBuilder launch(steps, is_grouped(p) ? "grouped_linear_simt" : "linear_simt",
-                       "gemm_simt.cuh", is_grouped(p) ? "grouped_simt_gemm" : "simt_gemm");
+  LaunchBuilder launch(steps, std::string(p.op.info().name) + "_simt", "gemm_simt.cuh",
+                       is_grouped(p) ? "grouped_simt_gemm" : "simt_gemm");
   launch.type("X", p.x_type()).type("W", p.w_type());
   add_product(launch, p);
   launch.launch(grid_of(p, context, kSimtTile, kSimtTile / p.parts()), 256, 0, 2);

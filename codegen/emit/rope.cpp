@@ -45,21 +45,28 @@ void emit_rope(const ir::Op& op, StepBuilder& steps) {
 
 void emit_kv_append(const ir::Op& op, StepBuilder& steps) {
   const Type& k = op.operand(0)->type;
-  const Type& v = op.operand(1)->type;
+  const ir::Value *v = op.operand(1), *state_v = op.operand(6);
+  const int64_t dim_v = v == nullptr ? 0 : v->type.shape[2].constant();
   const Type& tables = op.operand(4)->type;
   LaunchBuilder launch(steps, "kv_append", "rope.cuh", "kv_append");
-  launch.type("K", k.dtype).type("V", v.dtype);
-  launch.type("StateK", op.operand(5)->type.dtype).type("StateV", op.operand(6)->type.dtype);
+  launch.type("K", k.dtype).type("V", v == nullptr ? DType::f32 : v->type.dtype);
+  launch.type("StateK", op.operand(5)->type.dtype);
+  launch.type("StateV", v == nullptr ? DType::f32 : state_v->type.dtype);
   launch.number("kHeads", k.shape[1].constant());
-  launch.number("kDim", k.shape[2].constant()).number("kDimV", v.shape[2].constant());
+  launch.number("kDim", k.shape[2].constant()).number("kDimV", dim_v);
   launch.number("kVec", vector_width(k.shape[2].constant()));
-  launch.number("kVecV", vector_width(v.shape[2].constant()));
+  launch.number("kVecV", v == nullptr ? 1 : vector_width(dim_v));
   launch.number("kPageSize", steps.context().page_size)
       .number("kTableCols", tables.shape[1].constant());
   launch.boolean("kDecode", steps.context().decode).number("kThreads", kThreads);
-  launch.in("k", op.operand(0)).in("v", op.operand(1)).in("positions", op.operand(2));
+  launch.in("k", op.operand(0)).in("v", v).in("positions", op.operand(2));
   launch.in("seq_starts", op.operand(3)).in("block_tables", op.operand(4));
-  launch.out("state_k", op.operand(5)).out("state_v", op.operand(6));
+  launch.out("state_k", op.operand(5));
+  if (v == nullptr) {
+    launch.parameter("float* state_v", Arg{});
+  } else {
+    launch.out("state_v", state_v);
+  }
   launch.size("T", k.shape[0]).size("S", tables.shape[0]);
   launch.launch(k.shape[0], kThreads);
 }
@@ -107,9 +114,9 @@ bool supports_rope(const ir::Op& op, const Context& context) {
 }
 bool supports_kv_append(const ir::Op& op, const Context& context) {
   const Type& k = op.operand(0)->type;
-  const Type& v = op.operand(1)->type;
+  const ir::Value* v = op.operand(1);
   return is_cuda(context) && has_plain_types(op) && k.shape[1].is_constant() &&
-         k.shape[2].is_constant() && v.shape[2].is_constant();
+         k.shape[2].is_constant() && (v == nullptr || v->type.shape[2].is_constant());
 }
 bool supports_rope_append(const ir::Op& op, const Context& context) {
   return is_cuda(context) && has_plain_types(op) &&

@@ -45,6 +45,38 @@ struct KeyRows {
   }
 };
 
+struct TileIndex {
+  int sequence;  // -1: no such tile
+  int tile;
+};
+
+/// Where tile number `index` of kRows rows is, rows being the kGroup query heads of each token of a
+/// sequence. Every warp of the block comes to the same answer.
+template <int kGroup, int kRows>
+__device__ __forceinline__ TileIndex find_tile(const int* seq_starts, int sequences, int index) {
+  const int lane = lane_index();
+  for (int base = 0; base < sequences; base += 32) {
+    const int s = base + lane;
+    const int tiles =
+        s < sequences ? ceil_div((seq_starts[s + 1] - seq_starts[s]) * kGroup, kRows) : 0;
+    int upto = tiles;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+      const int other = __shfl_up_sync(kFullWarp, upto, step);
+      if (lane >= step) upto += other;
+    }
+    const unsigned int beyond = __ballot_sync(kFullWarp, upto > index);
+    if (beyond != 0) {
+      const int found = __ffs(beyond) - 1;
+      const int count = __shfl_sync(kFullWarp, tiles, found);
+      const int local = index - (__shfl_sync(kFullWarp, upto, found) - count);
+      return {base + found, count - 1 - local};  // the longest tiles first
+    }
+    index -= __shfl_sync(kFullWarp, upto, 31);
+  }
+  return {-1, 0};
+}
+
 /// A score in units of log 2, so that the softmax needs exp2 only.
 template <class C>
 __device__ __forceinline__ float score(float dot) {

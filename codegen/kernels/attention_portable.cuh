@@ -2,7 +2,8 @@
 // (token, head). Each warp takes every fourth group of keys with a softmax of its own; the warps are
 // merged at the end. An encoder has neither kv_lens nor block_tables.
 //
-// Config: Q, K, V, Sink, Slope, Out, kHasSlopes, kHeads, kKvHeads, kDim, kDimV, kPageSize, kTableCols, kThreads (128),
+// Config: Q, K, V, Sink, Slope, Out, kHasSlopes, kHeads, kKvHeads, kDim, kDimV, kRowV
+// (elements from one row of V to the next), kPageSize, kTableCols, kThreads (128),
 // and those of attention_common.cuh.
 #pragma once
 
@@ -77,7 +78,7 @@ __device__ __forceinline__ void attention_portable(const typename C::Q* q, const
 #pragma unroll
       for (int i = 0; i < kPerV; ++i) {
         const int d = i * 32 + lane;
-        if (d < C::kDimV) acc[i] += p * to_float(v[rows[j] * C::kDimV + d]);
+        if (d < C::kDimV) acc[i] += p * to_float(v[rows[j] * C::kRowV + d]);
       }
     }
   }

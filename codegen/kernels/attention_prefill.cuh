@@ -29,37 +29,6 @@ struct PrefillSmem {
   typename C::E v[2][C::kKeys * kStrideV];
 };
 
-struct TileIndex {
-  int sequence;  // -1: no such tile
-  int tile;
-};
-
-/// Where tile number `index` is. Every warp of the block comes to the same answer.
-template <int kGroup>
-__device__ __forceinline__ TileIndex find_tile(const int* seq_starts, int sequences, int index) {
-  const int lane = lane_index();
-  for (int base = 0; base < sequences; base += 32) {
-    const int s = base + lane;
-    const int tiles =
-        s < sequences ? ceil_div((seq_starts[s + 1] - seq_starts[s]) * kGroup, kRows) : 0;
-    int upto = tiles;
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-      const int other = __shfl_up_sync(kFullWarp, upto, step);
-      if (lane >= step) upto += other;
-    }
-    const unsigned int beyond = __ballot_sync(kFullWarp, upto > index);
-    if (beyond != 0) {
-      const int found = __ffs(beyond) - 1;
-      const int count = __shfl_sync(kFullWarp, tiles, found);
-      const int local = index - (__shfl_sync(kFullWarp, upto, found) - count);
-      return {base + found, count - 1 - local};  // the longest tiles first
-    }
-    index -= __shfl_sync(kFullWarp, upto, 31);
-  }
-  return {-1, 0};
-}
-
 /// Starts the copy of keys [key0, key0 + kKeys) into one stage; keys from key_end on repeat the
 /// last one.
 template <class C>
@@ -103,7 +72,7 @@ __device__ __forceinline__ void attention_prefill(const typename C::E* q, const 
   Smem& smem = *dynamic_smem<Smem>();
   wait_for_predecessor();
   const int kv_head = blockIdx.y;
-  const TileIndex at = find_tile<kGroup>(seq_starts, true_size(true_S, S), blockIdx.x);
+  const TileIndex at = find_tile<kGroup, kRows>(seq_starts, true_size(true_S, S), blockIdx.x);
   if (at.sequence < 0) return;
   const int start = seq_starts[at.sequence];
   const int tokens = seq_starts[at.sequence + 1] - start;

@@ -9,7 +9,7 @@
 //
 // Config: T (x and w), Out; kDepth = K, kOutColumns = N', kGlu; kBlockM, kBlockN (multiples of 16),
 // kWarpsM, kWarpsN, kStages, kSmemBytes; kAligned: K is a multiple of 8 (else elements are copied
-// one at a time); kGrouped, kGather, kScatter; epilogue(const float* value, int row, int column,
+// one at a time); kGrouped, kGather, kScatter, kHeads (0: linear); epilogue(const float* value, int row, int column,
 // extra...).
 #pragma once
 
@@ -42,7 +42,8 @@ struct Gemm {
   static constexpr int kRowStep = kThreads / 8;  // tile rows from one cell of a thread to its next
   // With glu: the thread's next row of w is in the same part, hence at a fixed distance.
   static constexpr bool kRegular = !Config::kGlu || kRowStep % 16 == 0;
-  static constexpr bool kLookUp = Config::kGather > 0;  // rows of x come from a table in memory
+  // Rows of x that are not one after another.
+  static constexpr bool kLookUp = Config::kGather > 0 || Config::kHeads > 0;
   // 16-byte copies of a thread, a step.
   static constexpr int kXCells = ceil_div(kBlockM * 8, kThreads);
   static constexpr int kWCells = ceil_div(kBlockN * 8, kThreads);
@@ -261,14 +262,15 @@ struct Gemm {
   }
 };
 
-/// linear: x[count, K], w[N, K] -> out[count, N']. Grid: (tiles of columns, tiles of rows).
+/// linear: x[count, K], w[N, K] -> out[count, N']; head_linear: x[count, kHeads, K], w[kHeads, N, K]
+/// -> out[count, kHeads, N]. Grid: (tiles of columns, tiles of rows, heads or 1).
 template <class Config, class... Extra>
 __device__ __forceinline__ void gemm(const typename Config::T* x, const typename Config::T* w,
                                      typename Config::Out* out, int count, Extra... extra) {
   using Product = Gemm<Config>;
   Product product;
   product.x = x;
-  product.w = w;
+  product.w = weights_of_block<Config>(w);
   product.range = all_rows<Config>(count);
   product.first_column = blockIdx.x * Product::kTileColumns;
   product.first_row = blockIdx.y * Config::kBlockM;

@@ -7,6 +7,7 @@
 namespace shunt {
 
 /// Rows [begin, end) of a product, all with the same weights. Grouped: those of expert blockIdx.y.
+/// With kHeads (head_linear) row r is token r, of whose heads this block has blockIdx.z.
 template <class Config>
 struct RowRange {
   const int* rows;  // grouped: the route of every sorted row; else unused
@@ -15,11 +16,13 @@ struct RowRange {
   /// Row of x behind product row r.
   __device__ __forceinline__ int source(int r) const {
     if constexpr (Config::kGrouped && Config::kGather > 0) return rows[r] / Config::kGather;
+    if constexpr (Config::kHeads > 0) return r * Config::kHeads + static_cast<int>(blockIdx.z);
     return r;
   }
   /// Row of the result.
   __device__ __forceinline__ int64 target(int r) const {
     if constexpr (Config::kGrouped && Config::kScatter) return rows[r];
+    if constexpr (Config::kHeads > 0) return static_cast<int64>(r) * Config::kHeads + blockIdx.z;
     return r;
   }
   /// What the epilogue takes for a row: the row itself, or the expert.
@@ -28,7 +31,16 @@ struct RowRange {
   }
 };
 
-/// linear: all rows.
+/// The matrix that a block of linear or head_linear multiplies with.
+template <class Config, class W>
+__device__ __forceinline__ const W* weights_of_block(const W* w) {
+  if constexpr (Config::kHeads > 0) {
+    return w + blockIdx.z * (static_cast<int64>(Config::kOutColumns) * Config::kDepth);
+  }
+  return w;
+}
+
+/// linear, head_linear: all rows.
 template <class Config>
 __device__ __forceinline__ RowRange<Config> all_rows(int count) {
   return {nullptr, 0, count};

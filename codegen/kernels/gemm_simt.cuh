@@ -2,7 +2,7 @@
 // or grouped. The row of last resort: simple tiles of 64 rows by 64 rows of w, 16 elements of K at
 // a time, 4x4 results a thread.
 //
-// Config: X, W, Out; kDepth = K, kOutColumns = N', kGlu; kGrouped, kGather, kScatter;
+// Config: X, W, Out; kDepth = K, kOutColumns = N', kGlu; kGrouped, kGather, kScatter, kHeads;
 // epilogue(const float* value, int row, int column, extra...).
 #pragma once
 
@@ -87,7 +87,7 @@ struct SimtGemm {
   }
 };
 
-/// linear: x[count, K], w[N, K] -> out[count, N']. Grid: (tiles of columns, tiles of rows).
+/// linear and head_linear, as gemm in gemm.cuh.
 template <class Config, class... Extra>
 __device__ __forceinline__ void simt_gemm(const typename Config::X* x, const typename Config::W* w,
                                           typename Config::Out* out, int count, Extra... extra) {
@@ -95,7 +95,7 @@ __device__ __forceinline__ void simt_gemm(const typename Config::X* x, const typ
   __shared__ __align__(16) typename Product::Tile smem;
   wait_for_predecessor();
   launch_dependents();
-  Product::tile(smem, x, w, all_rows<Config>(count), blockIdx.y * Product::kBlock,
+  Product::tile(smem, x, weights_of_block<Config>(w), all_rows<Config>(count), blockIdx.y * Product::kBlock,
                 blockIdx.x * Product::kTileColumns, out, extra...);
 }
 

@@ -75,7 +75,8 @@ __device__ __forceinline__ void rope(const typename C::X* x, const int* position
   }
 }
 
-/// k[T, kHeads, kDim] and v[T, kHeads, kDimV] into their states. A block a token.
+/// k[T, kHeads, kDim] and v[T, kHeads, kDimV] into their states; kDimV is 0 without v. A block a
+/// token.
 /// Config: K, V, StateK, StateV, kHeads, kDim, kDimV, kVec, kVecV, kPageSize, kTableCols, kDecode,
 /// kThreads.
 template <class C>

@@ -40,8 +40,10 @@ void check_inv_freq(const Op& op, int number, size_t i, const Dim& head_dim) {
              "inv_freq {} is not f32[r/2] with r <= {} (the head size)", str(t), str(head_dim));
 }
 
-/// Bytes of one row of a state.
-int64_t row_bytes(const Op& op, size_t state) { return type_of(op, state).bytes().constant(); }
+/// Bytes of one row of a state; 0 if there is none.
+int64_t row_bytes(const Op& op, size_t state) {
+  return has(op, state) ? type_of(op, state).bytes().constant() : 0;
+}
 
 }  // namespace
 
@@ -60,18 +62,20 @@ Cost cost_rope(const Op& op) { return {io_bytes(op), type_of(op, 0).elements() *
 
 // C1 k and v are real [T, heads, D] and [T, heads, Dv]. C2 positions are i32[T].
 // C3 seq_starts are i32[S+1], block_tables i32[S, B]. C4 the states' rows are [heads, D] and
-// [heads, Dv].
+// [heads, Dv]. C5 v and its state are both there or both none.
 std::vector<Type> infer_kv_append(const Op& op) {
-  check_operands(op, {"k", "v", "positions", "seq_starts", "block_tables", "@k", "@v"});
+  check_operands(op, {"k", "v?", "positions", "seq_starts", "block_tables", "@k", "@v?"});
   const Type& k = type_of(op, 0);
-  const Type& v = type_of(op, 1);
+  const Type& v = has(op, 1) ? type_of(op, 1) : k;
   SHUNT_RULE(1,
              is_real(k, 3) && is_real(v, 3) && k.shape[0] == v.shape[0] && k.shape[1] == v.shape[1],
              "k {} and v {} are not float [T, heads, D]", str(k), str(v));
+  SHUNT_RULE(5, has(op, 1) == has(op, 6), "{} without {}", has(op, 1) ? "v" : "@v",
+             has(op, 1) ? "@v" : "v");
   check_positions(op, 2, 2, k.shape[0]);
   check_sequences(op, 3, 3, 4);
   check_rows(op, 4, 5, k.shape[1], k.shape[2]);
-  check_rows(op, 4, 6, v.shape[1], v.shape[2]);
+  if (has(op, 6)) check_rows(op, 4, 6, v.shape[1], v.shape[2]);
   return {};
 }
 Cost cost_kv_append(const Op& op) {
@@ -119,11 +123,11 @@ Cost cost_rope_append(const Op& op) {
 // C1 q is a real [T, heads, D]. C2 seq_starts are i32[S+1], block_tables i32[S, B]. C3 kv_lens are
 // i32[S]. C4 the rows of @k are real [kv_heads, D], of @v [kv_heads, Dv]; kv_heads divides heads.
 // C5 sinks and slopes are real [heads]. C6 scale is finite; window, chunk and softcap are not
-// negative.
+// negative. C7 value_dim is 0 with @v, and Dv, from 1 to D, without.
 std::vector<Type> infer_attention(const Op& op) {
   const auto& a = op.as<AttentionAttrs>();
   check_operands(op,
-                 {"q", "seq_starts", "kv_lens", "block_tables", "@k", "@v", "sinks?", "slopes?"});
+                 {"q", "seq_starts", "kv_lens", "block_tables", "@k", "@v?", "sinks?", "slopes?"});
   const Type& q = type_of(op, 0);
   SHUNT_RULE(1, is_real(q, 3) && q.shape[1].is_constant() && q.shape[2].is_constant(),
              "q {} is not a float [T, heads, D]", str(q));
@@ -131,16 +135,24 @@ std::vector<Type> infer_attention(const Op& op) {
   SHUNT_RULE(3, is_i32(type_of(op, 2), 1) && type_of(op, 2).shape[0] == sequences,
              "kv_lens {} are not i32[{}]", str(type_of(op, 2)), str(sequences));
   const Type& k = type_of(op, 4);
-  const Type& v = type_of(op, 5);
   const int64_t heads = q.shape[1].constant();
   SHUNT_RULE(4,
              k.rank() == 2 && k.shape[0].is_constant() && k.shape[0].constant() > 0 &&
                  heads % k.shape[0].constant() == 0,
              "{}, whose heads do not divide those of q {}", rows_text(k), str(q));
   check_rows(op, 4, 4, k.shape[0], q.last());
-  SHUNT_RULE(4, v.rank() == 2 && v.last().is_constant(), "{}, not float [{}, Dv]", rows_text(v),
-             str(k.shape[0]));
-  check_rows(op, 4, 5, k.shape[0], v.last());
+  Dim value_dim = a.value_dim;
+  if (has(op, 5)) {
+    const Type& v = type_of(op, 5);
+    SHUNT_RULE(4, v.rank() == 2 && v.last().is_constant(), "{}, not float [{}, Dv]", rows_text(v),
+               str(k.shape[0]));
+    check_rows(op, 4, 5, k.shape[0], v.last());
+    SHUNT_RULE(7, a.value_dim == 0, "value_dim = {} with @v", a.value_dim);
+    value_dim = v.last();
+  } else {
+    SHUNT_RULE(7, a.value_dim >= 1 && a.value_dim <= q.last().constant(),
+               "value_dim = {} without @v, of {}", a.value_dim, str(q.last()));
+  }
   SHUNT_RULE(5, !has(op, 6) || is_vector(type_of(op, 6), heads), "sinks {} are not float [{}]",
              str(type_of(op, 6)), heads);
   SHUNT_RULE(5, !has(op, 7) || is_vector(type_of(op, 7), heads), "slopes {} are not float [{}]",
@@ -150,7 +162,7 @@ std::vector<Type> infer_attention(const Op& op) {
                  a.softcap >= 0,
              "scale = {}, window = {}, chunk = {}, softcap = {}", a.scale, a.window, a.chunk,
              a.softcap);
-  return {{q.dtype, {q.shape[0], Dim(heads) * v.last()}}};
+  return {{q.dtype, {q.shape[0], Dim(heads) * value_dim}}};
 }
 /// An upper bound: every block table full, with pages of kPageRows rows, and no window. What a step
 /// really reads depends on kv_lens, which no Dim expresses.

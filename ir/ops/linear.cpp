@@ -1,5 +1,5 @@
-// infer_ and cost_ of linear, and what the expert forms in moe.cpp share with it. Tested by
-// tests/ir/ops/linear.mir.
+// infer_ and cost_ of linear and head_linear, and what the expert forms in moe.cpp share with it.
+// Tested by tests/ir/ops/linear.mir.
 #include "ir/ops/linear.h"
 
 namespace shunt::ir {
@@ -55,6 +55,25 @@ std::vector<Type> infer_linear(const Op& op) {
 Cost cost_linear(const Op& op) {
   return {io_bytes(op),
           linear_flops(op, type_of(op, 0).shape[0], type_of(op, 1), op.as<LinearAttrs>().epilogue)};
+}
+
+// C1 x is a real [T, heads, K]. C2 w is a real [heads, N, K] of numbers. C3 out is real.
+std::vector<Type> infer_head_linear(const Op& op) {
+  const DType out = op.as<HeadLinearAttrs>().out;
+  check_operands(op, {"x", "w"});
+  const Type& x = type_of(op, 0);
+  const Type& w = type_of(op, 1);
+  SHUNT_RULE(1, is_real(x, 3) && x.shape[1].is_constant(), "x {} is not a float [T, heads, K]",
+             str(x));
+  SHUNT_RULE(2,
+             is_real(w, 3) && w.elements().is_constant() && w.shape[0] == x.shape[1] &&
+                 w.last() == x.last(),
+             "weight {} is not [heads, N, K] for x {}", str(w), str(x));
+  SHUNT_RULE(3, is_real(out), "out = {} is not f32, f16 or bf16", dtype_name(out));
+  return {{out, {x.shape[0], x.shape[1], w.shape[1]}}};
+}
+Cost cost_head_linear(const Op& op) {
+  return {io_bytes(op), type_of(op, 0).shape[0] * (2 * type_of(op, 1).elements().constant())};
 }
 
 }  // namespace shunt::ir

@@ -73,14 +73,15 @@ void eval_rope(OpCall& call) {
 
 void eval_kv_append(OpCall& call) {
   const Tensor& k = call.in(0);
-  const Tensor& v = call.in(1);
+  const Tensor* v = call.find(1);
   const Sequences sequences{call, call.in(3), call.in(4)};
   sequences.check(k.size(0));
   for (int64_t s = 0; s < sequences.count(); ++s) {
     for (int64_t t = sequences.begin(s); t < sequences.end(s); ++t) {
       const int64_t row = sequences.state_row(s, call.in(2).i[t]);
       write_row(call.state(5), row, k.f.data() + t * k.size(1) * k.size(2));
-      write_row(call.state(6), row, v.f.data() + t * v.size(1) * v.size(2));
+      if (v == nullptr) continue;
+      write_row(call.state(6), row, v->f.data() + t * v->size(1) * v->size(2));
     }
   }
 }
@@ -135,7 +136,8 @@ void attend(OpCall& call, const Sequences& sequences, int64_t s, int64_t first, 
   const auto& a = call.attrs<AttentionAttrs>();
   const Tensor& q = call.in(0);
   const Tensor& k = call.in(4);
-  const Tensor& v = call.in(5);
+  const Tensor& v = call.find(5) != nullptr ? call.in(5) : k;  // else the start of k's rows
+  const int64_t dv = call.out().last() / q.size(1);
   const int64_t heads = q.size(1), kv_heads = k.size(1), kv_head = head / (heads / kv_heads);
   std::vector<double> p;
   const Tensor* sinks = call.find(6);
@@ -152,10 +154,10 @@ void attend(OpCall& call, const Sequences& sequences, int64_t s, int64_t first, 
   double sum = sinks != nullptr ? std::exp(sinks->f[head] - top)
                                 : 0;  // a sink takes weight and adds no value
   for (double& x : p) sum += x = std::exp(x - top);
-  std::vector<double> mixed(static_cast<size_t>(v.last()), 0.0);
+  std::vector<double> mixed(static_cast<size_t>(dv), 0.0);
   for (int64_t j = first; j <= last; ++j) {
     const float* value = v.row(sequences.state_row(s, j) * kv_heads + kv_head);
-    for (int64_t c = 0; c < v.last(); ++c) mixed[c] += p[j - first] / sum * value[c];
+    for (int64_t c = 0; c < dv; ++c) mixed[c] += p[j - first] / sum * value[c];
   }
   std::copy(mixed.begin(), mixed.end(), out);
 }
@@ -166,7 +168,7 @@ void attend(OpCall& call, const Sequences& sequences, int64_t s, int64_t first, 
 /// itself.
 void eval_attention(OpCall& call) {
   const auto& a = call.attrs<AttentionAttrs>();
-  const int64_t heads = call.in(0).size(1), dv = call.in(5).last();
+  const int64_t heads = call.in(0).size(1), dv = call.out().last() / heads;
   const Sequences sequences{call, call.in(1), call.in(3)};
   sequences.check(call.in(0).size(0));
   for (int64_t s = 0; s < sequences.count(); ++s) {

@@ -1,4 +1,5 @@
-// eval_ of linear, routed_linear and grouped_linear. Tested by tests/ir/evaluator_test.cpp.
+// eval_ of linear, head_linear, routed_linear and grouped_linear. Tested by
+// tests/ir/evaluator_test.cpp.
 #include <algorithm>
 
 #include "ir/expr.h"
@@ -72,6 +73,16 @@ void eval_linear(OpCall& call) {
   }
   Epilogue epilogue(call, a.epilogue, a.glu, 2);
   for (int64_t r = 0; r < rows; ++r) epilogue.apply(acc.data() + r * n, n, r, call.out().row(r));
+}
+
+void eval_head_linear(OpCall& call) {
+  const Tensor &x = call.in(0), &w = call.in(1);
+  const int64_t heads = w.size(0), n = w.size(1), k = w.size(2);
+  for (int64_t r = 0; r < x.rows(); ++r) {  // a row a token and head
+    for (int64_t c = 0; c < n; ++c) {
+      call.out().row(r)[c] = static_cast<float>(dot(x.row(r), w.row(r % heads * n + c), k));
+    }
+  }
 }
 
 void eval_routed_linear(OpCall& call) {

@@ -69,6 +69,7 @@ void Placer::visit(Op& op) {
     case OpKind::slice:
     case OpKind::concat: return place_along(op);
     case OpKind::embedding: return place_embedding(op);
+    case OpKind::head_linear: return place_head_linear(op);
     case OpKind::kv_append: return place_kv_append(op);
     case OpKind::attention:
     case OpKind::encoder_attention: return place_attention(op);

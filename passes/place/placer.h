@@ -61,6 +61,7 @@ class Placer {
   void place_reshape(ir::Op& op);
   void place_along(ir::Op& op);
   void place_embedding(ir::Op& op);
+  void place_head_linear(ir::Op& op);
   void place_kv_append(ir::Op& op);
   void place_attention(ir::Op& op);
   bool place_partial_pointwise(ir::Op& op);

@@ -196,6 +196,15 @@ void Placer::place_embedding(Op& op) {
   keep_whole(op);
 }
 
+/// A head's matrix goes where the head is.
+void Placer::place_head_linear(Op& op) {
+  const Placement x = placement(op.operand(0));
+  Value* w = op.operand(1);
+  if (x.kind != Kind::sharded || x.axis != 1 || !w->is_param()) return keep_whole(op);
+  if (!x.layout.is_whole()) ir::set_operand(op, 1, cut_param(w, {{0, x.layout}}));
+  settle(op, x);
+}
+
 void Placer::place_kv_append(Op& op) {
   for (const size_t i : {0, 1}) {
     const auto it = heads_.find(op.operand(5 + i));
@@ -209,7 +218,9 @@ void Placer::place_attention(Op& op) {
   int64_t value_dim = 0;
   if (op.kind == OpKind::attention) {
     split = heads_.at(op.operand(4));
-    value_dim = op.operand(5)->type.shape[1].constant();
+    const Value* values = op.operand(5);
+    value_dim = values != nullptr ? values->type.shape[1].constant()
+                                  : op.as<ir::AttentionAttrs>().value_dim;
     for (const size_t i : {6, 7}) want(op, i, sharded(0, split.q));
   } else {
     const auto heads = [&](size_t i) {

@@ -90,6 +90,9 @@ std::optional<Wish> WishFinder::of_use(const Op& user, size_t i, int64_t axis) c
       return Wish{};
     }
     case OpKind::pointwise: return same_shape(user, i) ? of(user.result(), axis) : std::nullopt;
+    case OpKind::head_linear:
+      return i == 0 && axis == 1 && is_weight(user.operand(1)) ? of(user.result(), 1)
+                                                               : std::nullopt;
     case OpKind::rope: return i == 0 && axis == 1 ? of(user.result(), 1) : std::nullopt;
     case OpKind::rms_norm:
     case OpKind::layer_norm:

@@ -25,13 +25,16 @@ namespace shunt {
   X(add_norm)       /* x, y, weight, dtype, bias|null, bias_dtype, rows, N, kind, eps, plus_one, sum, out        */ \
   X(linear)         /* x[M,K], w[N,K], dtype, M, N, K, glu, expr|null, out[M,N'], count, (p, dtype, mode)[count] */ \
   X(rope)           /* x[T,heads,D], positions, inv_freq, T, heads, D, half, interleaved, scale, out             */ \
-  X(kv_append)      /* k[T,h,D], v[T,h,Dv], positions, seq_starts, block_tables, k_state, v_state,                  \
+  X(head_linear)    /* x[T,heads,K], w[heads,N,K], dtype, T, heads, N, K, out[T,heads,N]                         */ \
+  X(kv_append)      /* k[T,h,D], v[T,h,Dv]|null, positions, seq_starts, block_tables, k_state, v_state|null,        \
                        T, S, B, h, D, Dv, page_size                                                              */ \
   X(rope_append)    /* qkv[T,(q+2h)*D], positions, inv_freq|null, q_norm|null, q_norm_dtype, k_norm|null,           \
                        k_norm_dtype, seq_starts, block_tables, k_state, v_state, T, S, B, q, h, D, half,            \
                        page_size, norm, eps, plus_one, interleaved, scale, out[T,q,D]                            */ \
-  X(attention)      /* q[T,heads,D], seq_starts, kv_lens, block_tables, k_state, v_state, sinks|null, sinks_dtype,  \
-                       slopes|null, slopes_dtype, T, S, B, heads, h, D, Dv, page_size, scale, window, chunk, softcap, out[T,heads*Dv]       */ \
+  X(attention)      /* q[T,heads,D], seq_starts, kv_lens, block_tables, k_state, v_state|null, sinks|null,          \
+                       sinks_dtype, slopes|null, slopes_dtype, T, S, B, heads, h, D, Dv, page_size, scale, window,  \
+                       chunk, softcap, out[T,heads*Dv]; without v_state the first Dv elements of a key's row        \
+                       are its value                                                                             */ \
   X(encoder_attention) /* q[T,heads,D], k[T,h,D], v[T,h,Dv], seq_starts, T, S, heads, h, D, Dv, scale,              \
                        out[T,heads*Dv]                                                                              */ \
   X(causal_conv)    /* x[T,C], w[C,W], w_dtype, bias|null, bias_dtype, positions, seq_starts, state_slots,           \

@@ -58,6 +58,29 @@ TEST(AttentionNvrtc, AnySize) {
   }
 }
 
+std::string latent_text(const char* type, int heads, int dim, int dim_v, const char* attrs) {
+  return fmt::format(
+      "module @t stage(logical)\ndim S in [1, 16]\ndim T in [1, 16]\nstate @kv : {0}[1, {2}]\n"
+      "graph @step(%q : {0}[T, {1}, {2}], %seq_starts : i32[S+1], %kv_lens : i32[S], %tables : "
+      "i32[S, 64]) {{\n"
+      "  %a = attention %q, %seq_starts, %kv_lens, %tables, @kv, none {{scale = 0.1, value_dim = "
+      "{3}{4}}} : {0}[T, {5}]\n  return %a\n}}\n",
+      type, heads, dim, dim_v, attrs, heads * dim_v);
+}
+
+TEST(AttentionNvrtc, Latent) {
+  for (const std::string& text :
+       {latent_text("bf16", 128, 576, 512, ""), latent_text("bf16", 16, 576, 512, ""),
+        latent_text("f16", 24, 288, 256, ", window = 100, softcap = 30")}) {
+    SCOPED_TRACE(text);
+    for (const bool decode : {false, true}) {
+      std::vector<KernelImpl> rows = attention_kernels();
+      for (const KernelImpl& row : attention_latent_kernels()) rows.push_back(row);
+      expect_rows_compile(rows, text, {"attention.latent", "attention.portable"}, decode);
+    }
+  }
+}
+
 TEST(AttentionNvrtc, Encoder) {
   const auto text = [](const char* type, int heads, int kv_heads, int dim, int dim_v) {
     return fmt::format(

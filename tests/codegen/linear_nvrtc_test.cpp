@@ -134,6 +134,23 @@ TEST(LinearNvrtc, Routed) {
   expect_routed(2, 3, 5, 14, 9, "f32");
 }
 
+TEST(LinearNvrtc, Heads) {
+  const auto expect = [](int tokens, int heads, int n, int depth, const char* x, const char* w,
+                         const std::set<std::string>& rows) {
+    expect_compiles(
+        module_of(fmt::format("dim T in [1, {}]\n", tokens),
+                  fmt::format("param @w : {}[{}, {}, {}]\n", w, heads, n, depth),
+                  fmt::format("%x : {}[T, {}, {}]", x, heads, depth),
+                  {fmt::format("head_linear %x, @w {{out = {}}} : {}[T, {}, {}]", x, x, heads, n)}),
+        rows);
+  };
+  const std::set<std::string> both = {"head_linear.mma", "head_linear.simt"};
+  expect(1, 128, 512, 128, "bf16", "bf16", both);
+  expect(2048, 16, 128, 512, "f16", "f16", both);
+  expect(64, 3, 13, 9, "bf16", "bf16", both);
+  expect(64, 3, 16, 32, "f32", "bf16", {"head_linear.simt"});
+}
+
 void expect_grouped(int tokens, int k, int experts, int n, int depth, const std::string& x,
                     const std::string& w, const std::set<std::string>& rows) {
   const int half = n / 2;

@@ -249,6 +249,46 @@ std::string attention_module(const std::string& tail, const std::string& attrs) 
          tail + attrs + " : f32[T, 4]\nreturn %y\n}\n";
 }
 
+TEST(Attention, ValuesMayBeginTheKeysRows) {
+  // Keys [x, y, z] with values [x, y], against a state of its own for the values.
+  const std::string head =
+      "module @t stage(logical)\npage_size 2\ndim T in [1, 8]\n"
+      "dim S in [1, 4]\nstate @k : f32[1, 3]\n";
+  const std::string inputs =
+      "graph @step(%q : f32[T, 2, 3], %k : f32[T, 1, 3], %v : f32[T, 1, 2], %p : i32[T], %starts "
+      ": i32[S+1], %lens : i32[S], %blocks : i32[S, 2]) {\n";
+  const auto text = [&](const std::string& state, const std::string& v, const std::string& attrs) {
+    return head + state + inputs + "kv_append %k, " + (v == "none" ? "none" : "%v") +
+           ", %p, %starts, %blocks, @k, " + v +
+           "\n%y = attention %q, %starts, %lens, %blocks, @k, " + v + " {scale = 0.5" + attrs +
+           "} : f32[T, 4]\nreturn %y\n}\n";
+  };
+  const std::map<std::string, Tensor> in = {
+      {"q", floats({3, 2, 3}, {1, 0, -1, 2, 1, 0, 0, 1, 1, -1, 2, 0, 1, 1, 1, 0, 0, 2})},
+      {"k", floats({3, 1, 3}, {1, 2, 3, -1, 0, 2, 4, 1, 0})},
+      {"v", floats({3, 1, 2}, {1, 2, -1, 0, 4, 1})},
+      {"p", ints({3}, {0, 1, 2})},
+      {"starts", ints({2}, {0, 3})},
+      {"lens", ints({1}, {3})},
+      {"blocks", ints({1, 2}, {1, 0})}};
+  const DimEnv dims = {{"T", 3}, {"S", 1}};
+  const auto own = parse(text("state @v : f32[1, 2]\n", "@v", ""));
+  const auto shared = parse(text("", "none", ", value_dim = 2"));
+  Evaluator a(*own, {.pages = 2, .checkpoint = {}}), b(*shared, {.pages = 2, .checkpoint = {}});
+  EXPECT_EQ(a.run("step", dims, in).at("y").f, b.run("step", dims, in).at("y").f);
+}
+
+TEST(HeadLinear, AMatrixAHead) {
+  const auto module = parse(
+      "module @t stage(logical)\ndim T in [1, 4]\nparam @w : f32[2, 1, 2]\n"
+      "graph @step(%x : f32[T, 2, 2]) {\n%y = head_linear %x, @w {out = f32} : f32[T, 2, 1]\n"
+      "return %y\n}\n");
+  Evaluator e(*module, {});
+  e.set_param("w", floats({2, 1, 2}, {1, 10, 100, 1000}));
+  const auto out = e.run("step", {{"T", 2}}, {{"x", floats({2, 2, 2}, {1, 2, 3, 4, 5, 6, 7, 8})}});
+  EXPECT_EQ(out.at("y").f, (std::vector<float>{21, 4300, 65, 8700}));
+}
+
 /// Two sequences over interleaved pages: the first has 3 tokens, the second 1.
 std::map<std::string, Tensor> prefill() {
   return {{"q", floats({4, 2, 1}, Floats(8, 0))},

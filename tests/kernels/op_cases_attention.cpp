@@ -152,6 +152,51 @@ OpCase rope_case(const RopeCase& c, const std::string& act, const std::string& k
   return out;
 }
 
+/// attention over rows that begin with their values, as DeepSeek caches them.
+OpCase latent_case(const char* name, int64_t heads, int64_t kv_heads, int64_t dim, int64_t dim_v,
+                   const char* attrs, bool sinks, const std::string& act, const std::string& kv) {
+  const auto graph = [&](const char* regime, const char* dims, bool attend) {
+    std::string text = fmt::format(
+        "graph @step.{name}(%q : {t}[T, {h}, {d}], %k : {t}[T, {hk}, {d}], %positions : i32[T], "
+        "%seq_starts : i32[S+1], %kv_lens : i32[S], %block_tables : i32[S, {b}]) dims({dims}) {{\n"
+        "  kv_append %k, none, %positions, %seq_starts, %block_tables, @kv, none\n",
+        fmt::arg("name", regime), fmt::arg("t", act), fmt::arg("h", heads),
+        fmt::arg("hk", kv_heads), fmt::arg("d", dim), fmt::arg("b", kMaxLength / 16),
+        fmt::arg("dims", dims));
+    if (!attend) return text + "  return\n}\n";
+    return text + fmt::format(
+                      "  %a = attention %q, %seq_starts, %kv_lens, %block_tables, @kv, none, {} "
+                      "{{scale = 0.2, value_dim = {}{}}} : {}[T, {}]\n  return %a\n}}\n",
+                      sinks ? "@sinks" : "none", dim_v, attrs, act, heads * dim_v);
+  };
+  OpCase out;
+  out.name = case_name(fmt::format("attention_latent_{}_{}_{}", name, act, kv));
+  out.module = module_text(fmt::format("state @kv : {}[{}, {}]\n", kv, kv_heads, dim) +
+                               (sinks ? fmt::format("param @sinks : bf16[{}]\n", heads) : "") +
+                               graph("decode.1", "T in [1, 1], S in [1, 1], R in [1, 1]", true) +
+                               graph("decode.8", "T in [1, 8], S in [1, 8], R in [1, 8]", true) +
+                               graph("prefill", "T in [1, 200], S in [1, 8]", true) +
+                               graph("fill", "T in [201, 1000], S in [1, 8]", false),
+                           1000);
+  out.runs = long_runs();
+  out.runs.push_back(decode_run(1));
+  out.cpu = act == "f32" && kv == "f32";
+  out.slack = 2;  // the weights of the keys are rounded, too
+  return out;
+}
+
+void add_latent(std::vector<OpCase>& cases) {
+  cases.push_back(latent_case("v2_lite", 16, 1, 576, 512, "", false, "bf16", "bf16"));
+  cases.push_back(latent_case("v3", 128, 1, 576, 512, "", false, "bf16", "bf16"));
+  cases.push_back(latent_case("h20", 20, 1, 288, 256, ", window = 100", true, "f16", "f16"));
+  cases.push_back(latent_case("h40", 40, 1, 160, 128, ", softcap = 2", false, "bf16", "bf16"));
+  cases.push_back(latent_case("groups", 6, 2, 96, 64, ", chunk = 128", true, "bf16", "bf16"));
+  cases.push_back(latent_case("small", 4, 1, 40, 32, "", false, "bf16", "bf16"));
+  cases.push_back(latent_case("small", 4, 1, 40, 32, "", true, "f32", "f32"));
+  cases.push_back(latent_case("odd", 3, 1, 21, 13, ", window = 33", false, "f32", "f32"));
+  cases.push_back(latent_case("mixed", 4, 1, 64, 64, "", false, "f32", "bf16"));
+}
+
 /// encoder_attention: short, long and single-token sequences, tiles that end anywhere.
 OpCase encoder_case(const char* name, const Heads& h, const std::string& t) {
   OpCase out;
@@ -180,6 +225,7 @@ std::vector<OpCase> attention_cases() {
     cases.push_back(encoder_case("odd", {3, 1, 20, 12}, t));
     cases.push_back(encoder_case("d256", {2, 2, 256, 256}, t));
   }
+  add_latent(cases);
   int index = 0;
   for (const AttentionCase& c : kCases) {
     cases.push_back(append_case(c, "f32", "f32"));

@@ -70,6 +70,27 @@ OpCase make(const Shape& s, const Types& t, const Form& f) {
 /// Long sums: the number of columns small, so that the reference stays quick.
 OpCase deep(const Types& t) { return make({4100, 24}, t, kForms[4]); }
 
+OpCase heads_case(int64_t heads, const Shape& s, const Types& t) {
+  const auto graph = [&](const char* name, const char* dims) {
+    return fmt::format(
+        "graph @step.{name}(%x : {x}[T, {h}, {k}]) dims({dims}) {{\n"
+        "  %y = head_linear %x, @w {{out = {o}}} : {o}[T, {h}, {n}]\n  return %y\n}}\n",
+        fmt::arg("name", name), fmt::arg("dims", dims), fmt::arg("x", t.x), fmt::arg("h", heads),
+        fmt::arg("k", s.k), fmt::arg("o", t.out), fmt::arg("n", s.n));
+  };
+  OpCase c;
+  c.name =
+      case_name(fmt::format("head_linear_{}_{}_{}_h{}_k{}_n{}", t.x, t.w, t.out, heads, s.k, s.n));
+  c.module = module_text(fmt::format("param @w : {}[{}, {}, {}]\n", t.w, heads, s.n, s.k) +
+                             graph("decode.4", "T in [1, 4], S in [1, 4], R in [1, 4]") +
+                             graph("small", "T in [1, 16]") + graph("large", "T in [17, 200]"),
+                         200);
+  c.runs = {decode_run(3)};
+  for (const int64_t tokens : {1, 5, 16, 17, 130}) c.runs.push_back({{tokens}});
+  c.cpu = std::string(t.x) == "f32" && std::string(t.out) == "f32";
+  return c;
+}
+
 }  // namespace
 
 std::vector<OpCase> linear_cases() {
@@ -96,6 +117,11 @@ std::vector<OpCase> linear_cases() {
     }
   }
   cases.push_back(deep(other_types[2]));
+  for (const Types& t : {main_types[0], main_types[1], other_types[0], other_types[2]}) {
+    cases.push_back(heads_case(1, {24, 16}, t));
+    cases.push_back(heads_case(5, {13, 18}, t));
+    cases.push_back(heads_case(16, {128, 96}, t));
+  }
   return cases;
 }
 

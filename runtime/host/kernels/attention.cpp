@@ -23,10 +23,10 @@ struct Attention {
   const int32_t* kv_lens;
   Pages pages;
   const float* k;  // rows [kv_heads, d]
-  const float* v;  // rows [kv_heads, dv]
+  const float* v;  // rows [kv_heads, v_stride], of which dv elements count
   Weight sinks;    // [heads] or none
   Weight slopes;   // [heads] or none: slope * (key - query position) is added to a score
-  int64_t sequences, heads, kv_heads, d, dv;
+  int64_t sequences, heads, kv_heads, d, dv, v_stride;
   float scale, softcap;
   int64_t window, chunk;
   float* out;  // [T, heads * dv]
@@ -104,8 +104,8 @@ float score_scale(const Attention& a) { return a.softcap > 0 ? a.scale / a.softc
 /// Rows of V as a panel whose width is a multiple of the vector: in place, or copied to `padded`.
 const float* value_panel(const Attention& a, int64_t row, int64_t kv_head, int64_t keys,
                          float* padded, int64_t width, int64_t* ld) {
-  const float* v = a.v + (row * a.kv_heads + kv_head) * a.dv;
-  *ld = a.kv_heads * a.dv;
+  const float* v = a.v + (row * a.kv_heads + kv_head) * a.v_stride;
+  *ld = a.kv_heads * a.v_stride;
   if (width == a.dv) return v;
   for (int64_t j = 0; j < keys; ++j) {
     std::memcpy(padded + j * width, v + j * *ld, static_cast<size_t>(a.dv) * sizeof(float));
@@ -253,18 +253,18 @@ void run_many(const Attention& a, const Task& task, ThreadPool& pool, int worker
     top[i] = sink ? a.sink(lanes.head[i]) : kNone;
     total[i] = sink ? 1.0f : 0.0f;
   }
-  for_key_blocks(a, task.sequence, lanes.first_key, lanes.last_key,
-                 [&](int64_t key, int64_t n, int64_t row) {
-                   const float* k = a.k + (row * a.kv_heads + task.kv_head) * a.d;
-                   v.gemm(k, a.kv_heads * a.d, 1, n, qt, width, vectors, a.d, s, width, false);
-                   if (a.softcap > 0) cap_scores(a, s, n * width);
-                   if (a.slopes) add_slopes(a, task, lanes, key, n, width, s);
-                   if (key < lanes.all_from || key + n > lanes.all_to)
-                     mask_block(task, lanes, key, n, width, s);
-                   v.softmax_block(s, n, vectors, top, total, o, a.dv);
-                   const float* values = a.v + (row * a.kv_heads + task.kv_head) * a.dv;
-                   v.gemm(values, 1, a.kv_heads * a.dv, a.dv, s, width, vectors, n, o, width, true);
-                 });
+  for_key_blocks(
+      a, task.sequence, lanes.first_key, lanes.last_key, [&](int64_t key, int64_t n, int64_t row) {
+        const float* k = a.k + (row * a.kv_heads + task.kv_head) * a.d;
+        v.gemm(k, a.kv_heads * a.d, 1, n, qt, width, vectors, a.d, s, width, false);
+        if (a.softcap > 0) cap_scores(a, s, n * width);
+        if (a.slopes) add_slopes(a, task, lanes, key, n, width, s);
+        if (key < lanes.all_from || key + n > lanes.all_to)
+          mask_block(task, lanes, key, n, width, s);
+        v.softmax_block(s, n, vectors, top, total, o, a.dv);
+        const float* values = a.v + (row * a.kv_heads + task.kv_head) * a.v_stride;
+        v.gemm(values, 1, a.kv_heads * a.v_stride, a.dv, s, width, vectors, n, o, width, true);
+      });
   for (int64_t i = 0; i < task.lanes; ++i) {
     float* out = a.out + (lanes.token[i] * a.heads + lanes.head[i]) * a.dv;
     const float inverse = total[i] > 0 ? 1.0f / total[i] : 0.0f;
@@ -306,6 +306,8 @@ Attention read_attention(std::span<const HostSlot> slots, int64_t* tokens) {
   a.kv_heads = args.integer();
   a.d = args.integer();
   a.dv = args.integer();
+  a.v_stride = a.v == nullptr ? a.d : a.dv;
+  if (a.v == nullptr) a.v = a.k;
   a.pages.page_size = args.integer();
   a.scale = args.real();
   a.window = args.integer();

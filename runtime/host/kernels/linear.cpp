@@ -1,4 +1,4 @@
-// Host kernels linear, routed_linear, grouped_linear and route_sort. Test:
+// Host kernels linear, head_linear, routed_linear, grouped_linear and route_sort. Test:
 // tests/runtime/host/linear_test.cpp.
 #include <cstring>
 
@@ -55,6 +55,34 @@ void linear(std::span<const HostSlot> slots, ThreadPool& pool) {
   job.w = read_weight(args);
   job.rows = args.integer();
   read_rest(args, job);
+  matmul(job, pool);
+}
+
+void head_linear(std::span<const HostSlot> slots, ThreadPool& pool) {
+  Args args(slots);
+  MatmulJob job;
+  job.x = args.floats();
+  job.w = read_weight(args);
+  const int64_t tokens = args.integer();
+  job.groups = static_cast<int>(args.integer());
+  job.n = args.integer();
+  job.k = args.integer();
+  job.out = args.pointer<float>();
+  args.done();
+  job.rows = tokens * job.groups;
+  job.divide = 1;
+  job.scatter = true;
+  job.epilogue.columns = job.n;
+  // Head by head; row t * heads + h of x and of the result is token t's.
+  auto* offsets = static_cast<int32_t*>(
+      pool.scratch(-2, static_cast<size_t>(job.groups + 1 + job.rows) * sizeof(int32_t)));
+  int32_t* order = offsets + job.groups + 1;
+  for (int h = 0; h <= job.groups; ++h) offsets[h] = static_cast<int32_t>(h * tokens);
+  for (int64_t r = 0; r < job.rows; ++r) {
+    order[r] = static_cast<int32_t>(r % tokens * job.groups + r / tokens);
+  }
+  job.offsets = offsets;
+  job.order = order;
   matmul(job, pool);
 }
 

@@ -144,7 +144,7 @@ void rope(std::span<const HostSlot> slots, ThreadPool& pool) {
 void kv_append(std::span<const HostSlot> slots, ThreadPool& pool) {
   Args args(slots);
   const float* k = args.floats();  // [T, h, d]
-  const float* v = args.floats();  // [T, h, dv]
+  const float* v = args.floats();  // [T, h, dv] or nullptr
   const int32_t* positions = args.ints();
   const int32_t* seq_starts = args.ints();
   Pages pages;
@@ -165,6 +165,7 @@ void kv_append(std::span<const HostSlot> slots, ThreadPool& pool) {
     if (s < 0) return;
     const int64_t row = pages.row(s, positions[t]);
     std::memcpy(k_state + row * k_row, k + t * k_row, static_cast<size_t>(k_row) * sizeof(float));
+    if (v == nullptr) return;
     std::memcpy(v_state + row * v_row, v + t * v_row, static_cast<size_t>(v_row) * sizeof(float));
   });
 }
