@@ -105,7 +105,7 @@ ordered_json comm_json(const Plan& plan, const Program& program) {
   return {{"program", program.name},
           {"collectives", list.size()},
           {"bytes", total},
-          {"same_sequence_on_all_ranks", true},
+          {"same_on_all_ranks", true},
           {"list", list}};
 }
 

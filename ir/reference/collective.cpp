@@ -9,13 +9,6 @@ namespace shunt::ir {
 
 namespace {
 
-int64_t inner_size(const Type& type, int64_t axis) {
-  int64_t n = 1;
-  for (size_t i = static_cast<size_t>(axis) + 1; i < type.shape.size(); ++i)
-    n *= type.shape[i].constant();
-  return n;
-}
-
 /// Indices [begin, begin + n) of `axis` of `from` to [at, at + n) of that of `to`.
 void copy_indices(const Tensor& from, int64_t begin, Tensor& to, int64_t at, int64_t n,
                   int64_t axis) {

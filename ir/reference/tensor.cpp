@@ -8,14 +8,6 @@ namespace shunt::ir {
 
 namespace {
 
-/// Elements after `axis`: how many lie together for one index of it.
-int64_t inner_size(const Type& type, int64_t axis) {
-  int64_t n = 1;
-  for (size_t i = static_cast<size_t>(axis) + 1; i < type.shape.size(); ++i)
-    n *= type.shape[i].constant();
-  return n;
-}
-
 /// Copies `n` elements, floats or integers.
 void copy(const Tensor& from, int64_t from_at, Tensor& to, int64_t to_at, int64_t n) {
   if (is_float(from.type.dtype)) {

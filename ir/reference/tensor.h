@@ -39,6 +39,14 @@ struct Tensor {
   float* row(int64_t r) { return f.data() + r * last(); }
 };
 
+/// Elements after `axis`: how many lie together for one index of it. Sizes are numbers.
+inline int64_t inner_size(const Type& type, int64_t axis) {
+  int64_t n = 1;
+  for (size_t i = static_cast<size_t>(axis) + 1; i < type.shape.size(); ++i)
+    n *= type.shape[i].constant();
+  return n;
+}
+
 /// `value` as `dtype` holds it.
 inline float round_to(DType dtype, float value) {
   if (dtype == DType::bf16) return f32_from_bf16(bf16_from_f32(value));

@@ -47,7 +47,7 @@ Layout Placer::only_first(MeshAxis over, int64_t total, int parts) {
 
 Value* Placer::insert(OpKind kind, Value* operand, ir::Attrs attrs, const std::string& name) {
   ir::GraphBuilder builder(step_, at_);
-  builder.set_loc(at_ == step_.ops.end() ? operand->def->loc : (*at_)->loc);
+  builder.set_loc(operand->def != nullptr ? operand->def->loc : (*at_)->loc);
   return builder.value(kind, {operand}, std::move(attrs), name);
 }
 

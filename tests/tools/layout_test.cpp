@@ -1,0 +1,72 @@
+// The layout chooser, and what `inspect` says of ranks.
+#include <gtest/gtest.h>
+
+#include "ir/error.h"
+#include "tests/tools/program.h"
+#include "tools/layout.h"
+
+namespace shunt::test {
+
+namespace {
+
+CompileOptions qwen_on_gpus() {
+  CompileOptions options;
+  options.model_dir = storyteller();
+  options.target = "sm_90a";
+  return options;
+}
+
+TEST(LayoutChooser, ListsEveryMeshBestFirst) {
+  const auto layouts = compare_layouts(qwen_on_gpus(), 4, {0, 0, 0, 0}, {8, 256});
+  ASSERT_EQ(layouts.size(), 9u);  // 3 ways for dp x tp, 3 for ep x etp
+  for (size_t i = 0; i < layouts.size(); ++i) {
+    EXPECT_EQ(layouts[i].refused, "");
+    EXPECT_TRUE(layouts[i].fits);
+    EXPECT_GT(layouts[i].rank_bytes, 0);
+    if (i > 0) {
+      EXPECT_GE(layouts[i].step.seconds(), layouts[i - 1].step.seconds());
+    }
+  }
+  const std::string table = layout_table(layouts, {8, 256});
+  EXPECT_NE(table.find(layouts[0].mesh.to_string()), std::string::npos);
+}
+
+TEST(LayoutChooser, FixedAxesStay) {
+  for (const Layout& l : compare_layouts(qwen_on_gpus(), 4, {0, 2, 4, 0}, {8, 256})) {
+    EXPECT_EQ(l.mesh, (Mesh{2, 2, 4, 1}));
+  }
+  EXPECT_THROW(compare_layouts(qwen_on_gpus(), 4, {0, 3, 0, 0}, {8, 256}), UserError);
+}
+
+TEST(LayoutChooser, FromTheCommandLine) {
+  const Ran r = shunt({"compile", storyteller(), "--target", "sm_90a", "--gpus", "2", "--explain"});
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_NE(r.out.find("dp 1, tp 2, ep 2, etp 1"), std::string::npos) << r.out;
+  EXPECT_NE(r.err.find("layout for 2 GPUs: "), std::string::npos) << r.err;
+  const Ran bad = shunt(
+      {"run", storyteller(), "--target", "cpu", "-p", "x", "--dp", "2", "--tp", "2", "--ep", "3"});
+  EXPECT_EQ(bad.code, 2);
+  EXPECT_NE(bad.err.find("dp * tp = 4 ranks, but ep * etp = 3"), std::string::npos) << bad.err;
+}
+
+TEST(InspectRanks, PlacementAndCommunication) {
+  const Ran r = shunt({"inspect", storyteller(), "--target", "cpu", "--ep", "3", "--show",
+                       "placement,comm", "-o", "json"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  const auto json = nlohmann::json::parse(r.out);
+  const auto& placement = json["placement"];
+  EXPECT_EQ(placement["mesh"], "dp 1, tp 3, ep 3, etp 1");
+  ASSERT_EQ(placement["ranks"].size(), 3u);
+  ASSERT_EQ(placement["expert_layers"].size(), 4u);
+  const auto& experts = placement["expert_layers"][0]["experts"];
+  ASSERT_EQ(experts.size(), 16u);
+  EXPECT_EQ(experts[0], 0);
+  EXPECT_EQ(experts[15], 2);
+  // Two reductions a layer, the embedding's (the head is tied to it) and the gather of the logits.
+  EXPECT_EQ(json["comm"][0]["collectives"], 2 * 4 + 2);
+  EXPECT_EQ(json["comm"][0]["list"][0]["op"], "all_reduce");
+}
+
+}  // namespace
+
+}  // namespace shunt::test
