@@ -5,6 +5,7 @@
 
 #include <filesystem>
 
+#include "tests/paths.h"
 #include "tools/driver.h"
 
 namespace shunt {
@@ -16,7 +17,7 @@ class F16Model : public testing::TestWithParam<const char*> {};
 
 TEST_P(F16Model, compiles_for_sm_90a) {
   CompileOptions options;
-  options.model_dir = fs::path(SHUNT_SOURCE_DIR) / "tests/data/conformance" / GetParam();
+  options.model_dir = fs::path(source_dir()) / "tests/data/conformance" / GetParam();
   options.target = "sm_90a";
   options.dtype = "f16";
   options.max_model_len = 128;

@@ -7,6 +7,7 @@
 #include "codegen/kernel.h"
 #include "codegen/kernel_headers.h"
 #include "ir/error.h"
+#include "tests/paths.h"
 
 namespace shunt::codegen {
 namespace {
@@ -58,7 +59,7 @@ TEST(KernelHeaders, AreTheFiles) {
   for (const EmbeddedHeader& header : kernel_headers()) {
     EXPECT_LT(last, header.name) << "sorted";
     last = header.name;
-    std::ifstream file(std::string(SHUNT_SOURCE_DIR) + "/codegen/kernels/" +
+    std::ifstream file(std::string(source_dir()) + "/codegen/kernels/" +
                        std::string(header.name));
     ASSERT_TRUE(file) << header.name;
     std::stringstream text;

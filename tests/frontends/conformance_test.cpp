@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "tests/paths.h"
 #include "tools/driver.h"
 #include "tools/verify.h"
 
@@ -14,7 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kFolders = fs::path(SHUNT_SOURCE_DIR) / "tests/data/conformance";
+const fs::path kFolders = fs::path(source_dir()) / "tests/data/conformance";
 
 std::vector<std::string> folders() {
   std::vector<std::string> names;

@@ -10,13 +10,14 @@
 
 #include "tests/frontends/cpu_model.h"
 #include "tests/frontends/model_dir.h"
+#include "tests/paths.h"
 
 namespace shunt {
 namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kData = fs::path(SHUNT_SOURCE_DIR) / "tests/data";
+const fs::path kData = fs::path(source_dir()) / "tests/data";
 constexpr int64_t kLength = 72;  // more than a page, and than every window and chunk of the kit
 
 std::vector<std::string> folders(const std::string& under) {

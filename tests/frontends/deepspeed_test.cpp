@@ -12,6 +12,7 @@
 #include "runtime/checkpoint/file_reader.h"
 #include "runtime/checkpoint/strict_json.h"
 #include "runtime/checkpoint/torch_file.h"
+#include "tests/paths.h"
 #include "tools/driver.h"
 #include "tools/verify.h"
 
@@ -23,7 +24,7 @@ namespace fs = std::filesystem;
 constexpr int64_t kPages = 8;
 
 fs::path folder(const std::string& name) {
-  return fs::path(SHUNT_SOURCE_DIR) / "tests/data/deepspeed" / name;
+  return fs::path(source_dir()) / "tests/data/deepspeed" / name;
 }
 
 CompileOptions options_for(const fs::path& model) {
@@ -176,7 +177,7 @@ TEST_F(DeepspeedCopy, NamesATensorOfAnotherShape) {
 }
 
 TEST_F(DeepspeedCopy, NamesTheForeignClassAWeightDependsOn) {
-  fs::copy_file(fs::path(SHUNT_SOURCE_DIR) / "tests/data/pickle/os_system.pt",
+  fs::copy_file(fs::path(source_dir()) / "tests/data/pickle/os_system.pt",
                 dir_ / "mp_rank_00_model_states.pt", fs::copy_options::overwrite_existing);
   expect_error("os.system");
 }

@@ -11,6 +11,7 @@
 
 #include "runtime/checkpoint/checkpoint.h"
 #include "tests/frontends/model_dir.h"
+#include "tests/paths.h"
 
 namespace shunt {
 namespace {
@@ -113,7 +114,7 @@ TEST(Explain, TensorsThatAreNotUsed) {
 
 TEST(Explain, DeepSpeed) {
   const Explanation e =
-      explain(fs::path(SHUNT_SOURCE_DIR) / "tests/data/deepspeed/top2_mp2_whole_experts");
+      explain(fs::path(source_dir()) / "tests/data/deepspeed/top2_mp2_whole_experts");
   EXPECT_EQ(key(e, "k").attributes[0], "layer.mlp.gate.k = 2");
   EXPECT_EQ(key(e, "checkpoint.version").attributes, Texts{"checkpoint.version = 2"});
   const auto qkv = std::ranges::find_if(e.tensors, [](const TensorUse& use) {
@@ -131,7 +132,7 @@ TEST(Explain, DeepSpeed) {
 Texts folders() {
   Texts names;
   for (const char* kit : {"conformance", "deepspeed"}) {
-    const fs::path root = fs::path(SHUNT_SOURCE_DIR) / "tests/data" / kit;
+    const fs::path root = fs::path(source_dir()) / "tests/data" / kit;
     for (const auto& entry : fs::directory_iterator(root)) {
       if (entry.is_directory())
         names.push_back(std::string(kit) + "/" + entry.path().filename().string());
@@ -145,7 +146,7 @@ class ExplainAll : public testing::TestWithParam<std::string> {};
 
 /// Every tensor is used or said to be unused, and no other is named.
 TEST_P(ExplainAll, AccountsForEveryTensor) {
-  const fs::path directory = fs::path(SHUNT_SOURCE_DIR) / "tests/data" / GetParam();
+  const fs::path directory = fs::path(source_dir()) / "tests/data" / GetParam();
   const Checkpoint checkpoint = Checkpoint::open(directory);
   std::set<std::string> seen;
   const Explanation e = explain(directory);
@@ -169,7 +170,7 @@ TEST_P(ExplainAll, AccountsForEveryTensor) {
 
 /// A key decides something, or is ignored with a reason; those that are only checked are few.
 TEST_P(ExplainAll, AccountsForEveryKey) {
-  const Explanation e = explain(fs::path(SHUNT_SOURCE_DIR) / "tests/data" / GetParam(), true);
+  const Explanation e = explain(fs::path(source_dir()) / "tests/data" / GetParam(), true);
   int deciding = 0;
   for (const KeyUse& use : e.keys) {
     EXPECT_TRUE(use.ignored.empty() || use.attributes.empty()) << use.key;

@@ -7,6 +7,7 @@
 #include "runtime/checkpoint/checkpoint.h"
 #include "tests/frontends/cpu_model.h"
 #include "tests/frontends/model_dir.h"
+#include "tests/paths.h"
 #include "tools/verify.h"
 
 namespace shunt {
@@ -17,7 +18,7 @@ namespace fs = std::filesystem;
 class F16 : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    folder_ = fs::path(SHUNT_SOURCE_DIR) / "tests/data/conformance" / GetParam();
+    folder_ = fs::path(source_dir()) / "tests/data/conformance" / GetParam();
     StoredTensors tensors = read_tensors(folder_);
     for (auto& [name, tensor] : tensors) {
       ASSERT_EQ(tensor.dtype, DType::bf16) << name;

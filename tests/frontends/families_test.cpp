@@ -7,11 +7,12 @@
 #include <fstream>
 
 #include "tests/frontends/model_dir.h"
+#include "tests/paths.h"
 
 namespace shunt {
 namespace {
 
-const std::string kGolden = std::string(SHUNT_SOURCE_DIR) + "/tests/frontends/golden/";
+const std::string kGolden = std::string(source_dir()) + "/tests/frontends/golden/";
 
 FrontendOptions small_limits() {
   FrontendOptions o;

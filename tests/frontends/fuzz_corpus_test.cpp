@@ -8,13 +8,14 @@
 #include <string>
 
 #include "tests/fuzz/fuzz_config.cpp"
+#include "tests/paths.h"
 
 namespace shunt {
 namespace {
 
 TEST(FuzzCorpus, config) {
   int files = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(std::string(SHUNT_SOURCE_DIR) +
+  for (const auto& entry : std::filesystem::directory_iterator(std::string(source_dir()) +
                                                                "/tests/data/fuzz/config")) {
     SCOPED_TRACE(entry.path().string());
     std::ifstream in(entry.path(), std::ios::binary);

@@ -7,6 +7,7 @@
 
 #include "tests/frontends/cpu_model.h"
 #include "tests/frontends/model_dir.h"
+#include "tests/paths.h"
 
 namespace shunt {
 namespace {
@@ -14,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-const fs::path kFolders = fs::path(SHUNT_SOURCE_DIR) / "tests/data/conformance";
+const fs::path kFolders = fs::path(source_dir()) / "tests/data/conformance";
 
 std::vector<std::string> folders() {
   std::vector<std::string> names;

@@ -10,6 +10,7 @@
 
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/checkpoint/file_reader.h"
+#include "tests/paths.h"
 
 namespace shunt {
 
@@ -89,7 +90,7 @@ ImportedModel ModelDir::import(FrontendOptions options) const {
 }
 
 std::string test_data(const std::string& relative) {
-  const std::string path = std::string(SHUNT_SOURCE_DIR) + "/tests/data/" + relative;
+  const std::string path = std::string(source_dir()) + "/tests/data/" + relative;
   std::ifstream in(path, std::ios::binary);
   if (!in) throw InternalError("cannot open " + path);
   std::ostringstream text;
@@ -111,7 +112,7 @@ std::string edited(const std::string& config, const std::map<std::string, std::s
 
 std::map<std::string, FakeTensor> tensors_of(const std::string& conformance_case) {
   std::map<std::string, FakeTensor> out;
-  const Checkpoint checkpoint = Checkpoint::open(std::string(SHUNT_SOURCE_DIR) +
+  const Checkpoint checkpoint = Checkpoint::open(std::string(source_dir()) +
                                                  "/tests/data/conformance/" + conformance_case);
   for (const TensorInfo& info : checkpoint.tensors()) out[info.name] = {info.dtype, info.shape};
   return out;

@@ -12,12 +12,13 @@
 #include "frontends/hf/registry.h"
 #include "runtime/checkpoint/strict_json.h"
 #include "tests/mir_cases.h"
+#include "tests/paths.h"
 
 namespace shunt {
 namespace {
 
 namespace fs = std::filesystem;
-const fs::path kRoot = SHUNT_SOURCE_DIR;
+const fs::path kRoot = source_dir();
 
 /// The comment that opens the family's file, on one line.
 std::string summary(const std::string& family) {

@@ -13,13 +13,14 @@
 
 #include "tests/frontends/cpu_model.h"
 #include "tests/frontends/model_dir.h"
+#include "tests/paths.h"
 #include "tools/verify.h"
 
 namespace shunt {
 namespace {
 
 const std::filesystem::path kFolder =
-    std::filesystem::path(SHUNT_SOURCE_DIR) / "tests/data/quantised";
+    std::filesystem::path(source_dir()) / "tests/data/quantised";
 
 /// The tensors of a folder as bf16: NAME_blocks and NAME_scales as NAME [E, K, N], and NAME with
 /// NAME_scale_inv (blocks of 128 x 128) as NAME.

@@ -10,6 +10,7 @@
 #include "ir/error.h"
 #include "runtime/engine/engine.h"
 #include "tests/frontends/model_dir.h"
+#include "tests/paths.h"
 #include "tools/driver.h"
 #include "tools/verify.h"
 
@@ -24,7 +25,7 @@ constexpr int32_t kVocab = 128;
 class RecurrentModel : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    model_ = fs::path(SHUNT_SOURCE_DIR) / "tests/data/conformance" / GetParam();
+    model_ = fs::path(source_dir()) / "tests/data/conformance" / GetParam();
     plan_ = fs::path(testing::TempDir()) / (std::string("recurrent-") + GetParam());
   }
   void TearDown() override { fs::remove_all(plan_); }

@@ -12,6 +12,7 @@
 #include "ir/reference/evaluator.h"
 #include "runtime/checkpoint/file_reader.h"
 #include "runtime/checkpoint/safetensors.h"
+#include "tests/paths.h"
 
 namespace shunt {
 namespace {
@@ -20,7 +21,7 @@ using ir::Drop;
 using ir::RouteNorm;
 using ir::TopkGateAttrs;
 
-const std::string kFolder = std::string(SHUNT_SOURCE_DIR) + "/tests/data/deepspeed/";
+const std::string kFolder = std::string(source_dir()) + "/tests/data/deepspeed/";
 
 struct Case {
   std::string name;

@@ -10,11 +10,12 @@
 #include "ir/error.h"
 #include "ir/module.h"
 #include "tests/mir_cases.h"
+#include "tests/paths.h"
 
 namespace shunt {
 namespace {
 
-const std::string kCases = std::string(SHUNT_SOURCE_DIR) + "/tests/ir/ops";
+const std::string kCases = std::string(source_dir()) + "/tests/ir/ops";
 
 class MirOps : public testing::TestWithParam<MirCase> {};
 
@@ -79,7 +80,7 @@ std::set<std::string> documented_rules() {
   const std::string start = "std::vector<Type> infer_";
   std::set<std::string> rules;
   for (const auto& entry :
-       std::filesystem::directory_iterator(std::string(SHUNT_SOURCE_DIR) + "/ir/ops")) {
+       std::filesystem::directory_iterator(std::string(source_dir()) + "/ir/ops")) {
     std::ifstream in(entry.path());
     std::string comment;
     for (std::string line; std::getline(in, line);) {

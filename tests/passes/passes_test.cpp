@@ -7,6 +7,7 @@
 
 #include "passes/runner.h"
 #include "tests/mir_cases.h"
+#include "tests/paths.h"
 
 namespace shunt::passes {
 namespace {
@@ -51,7 +52,7 @@ TEST_P(PassCase, Runs) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Mir, PassCase,
-                         testing::ValuesIn(read_mir_cases(std::string(SHUNT_SOURCE_DIR) +
+                         testing::ValuesIn(read_mir_cases(std::string(source_dir()) +
                                                           "/tests/passes")),
                          mir_case_test_name);
 

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "runtime/checkpoint/strict_json.h"
+#include "tests/paths.h"
 #include "tests/runtime/checkpoint/temp_files.h"
 
 namespace shunt {
@@ -18,7 +19,7 @@ using nlohmann::json;
 using test::expect_user_error;
 
 std::string data(const std::string& name) {
-  return std::string(SHUNT_SOURCE_DIR) + "/tests/data/" + name;
+  return std::string(source_dir()) + "/tests/data/" + name;
 }
 json read_json(const std::string& path) { return json::parse(read_text_file(path, 10'000'000'0)); }
 /// "": byte-level BPE; else one of bases.json.
@@ -71,7 +72,7 @@ void check_case(const Tokenizer& tokenizer, const json& expected) {
 
 TEST(Tokenizer, Storyteller) {
   const Tokenizer tokenizer =
-      Tokenizer::from_file(std::string(SHUNT_SOURCE_DIR) + "/examples/storyteller/tokenizer.json");
+      Tokenizer::from_file(std::string(source_dir()) + "/examples/storyteller/tokenizer.json");
   EXPECT_EQ(tokenizer.vocab_size(), 4096);
   EXPECT_EQ(tokenizer.token_id("<|endoftext|>"), 0);
   EXPECT_EQ(tokenizer.token_id("no such token"), std::nullopt);
@@ -138,7 +139,7 @@ TEST(Tokenizer, TextThatIsNotUtf8) {
 
 TEST(Tokenizer, LongTextsAreFast) {
   const Tokenizer tokenizer =
-      Tokenizer::from_file(std::string(SHUNT_SOURCE_DIR) + "/examples/storyteller/tokenizer.json");
+      Tokenizer::from_file(std::string(source_dir()) + "/examples/storyteller/tokenizer.json");
   std::string prose;
   for (int i = 0; prose.size() < 100'000; ++i)
     prose += fmt::format("Word{} was not in the story, and I'll go on. ", i);

@@ -8,13 +8,14 @@
 #include <nlohmann/json.hpp>
 
 #include "runtime/checkpoint/strict_json.h"
+#include "tests/paths.h"
 
 namespace shunt::tokenizer {
 namespace {
 
 TEST(TokenizerUnicode, ClassesOfTheReferenceLibrary) {
   const auto expected = nlohmann::json::parse(read_text_file(
-      std::string(SHUNT_SOURCE_DIR) + "/tests/data/tokenizer/unicode.json", 1'000'000));
+      std::string(source_dir()) + "/tests/data/tokenizer/unicode.json", 1'000'000));
   const std::pair<const char*, bool (*)(char32_t)> classes[] = {
       {"white_space", is_white_space},
       {"punctuation", is_punctuation},

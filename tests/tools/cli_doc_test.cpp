@@ -5,6 +5,7 @@
 #include <regex>
 
 #include "tests/mir_cases.h"
+#include "tests/paths.h"
 #include "tests/tools/program.h"
 
 namespace shunt::test {
@@ -25,7 +26,7 @@ std::vector<std::string> commands() {
 /// What `shunt COMMAND -h` prints, under a title.
 std::string section(const std::string& command) {
   std::string help = shunt({command, "-h"}).out;
-  const std::string program = SHUNT_PROGRAM;
+  const std::string program = program_path();
   for (size_t at; (at = help.find(program)) != std::string::npos;)
     help.replace(at, program.size(), "shunt");
   help.erase(help.find_last_not_of('\n') + 1);
@@ -33,7 +34,7 @@ std::string section(const std::string& command) {
 }
 
 TEST(CliDocument, IsUpToDate) {
-  const std::string root = SHUNT_SOURCE_DIR;
+  const std::string root = source_dir();
   std::string expected = read_file(root + "/tests/data/cli.md.in");
   std::string sections;
   for (const std::string& command : commands())
@@ -48,7 +49,7 @@ TEST(CliDocument, IsUpToDate) {
 }
 
 TEST(CliDocument, NamesEveryCommandAndExitCode) {
-  const std::string text = read_file(std::string(SHUNT_SOURCE_DIR) + "/docs/cli.md");
+  const std::string text = read_file(std::string(source_dir()) + "/docs/cli.md");
   const std::string line = text.substr(0, text.find("| exit code"));
   ASSERT_GE(commands().size(), 6u);
   for (const std::string& command : commands())

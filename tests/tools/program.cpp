@@ -1,4 +1,5 @@
 // The helpers of program.h.
+#include "tests/paths.h"
 #include "tests/tools/program.h"
 
 #include <fcntl.h>
@@ -33,7 +34,7 @@ const TempDir& process_folder() {
   redirect(err, O_WRONLY | O_CREAT | O_TRUNC, STDERR_FILENO);
   ::setenv("SHUNT_CACHE_DIR", (process_folder() / "cache").c_str(), 1);
   ::setenv("CUDA_VISIBLE_DEVICES", "", 1);
-  ::setenv("SHUNT", SHUNT_PROGRAM, 1);
+  ::setenv("SHUNT", program_path(), 1);
   ::alarm(300);  // ends a program that hangs
   if (!directory.empty() && ::chdir(directory.c_str()) != 0) ::_exit(126);
   std::vector<char*> argv;
@@ -76,7 +77,7 @@ TempDir::~TempDir() {
 }
 
 Ran shunt(const std::vector<std::string>& args, const std::string& directory) {
-  std::vector<std::string> all = {SHUNT_PROGRAM};
+  std::vector<std::string> all = {program_path()};
   all.insert(all.end(), args.begin(), args.end());
   return spawn(all, directory);
 }
@@ -115,9 +116,9 @@ double number_after(const std::string& text, const std::string& before) {
 }
 
 std::string data(const std::string& relative) {
-  return std::string(SHUNT_SOURCE_DIR) + "/tests/data/" + relative;
+  return std::string(source_dir()) + "/tests/data/" + relative;
 }
-std::string storyteller() { return std::string(SHUNT_SOURCE_DIR) + "/examples/storyteller"; }
+std::string storyteller() { return std::string(source_dir()) + "/examples/storyteller"; }
 
 const fs::path& gpu_plan() {
   static const fs::path plan = compiled("sm_90a");

@@ -29,7 +29,7 @@ struct Ran {
   std::string out, err;
 };
 
-/// Runs SHUNT_PROGRAM with `args`, in `directory` if given.
+/// Runs the program with `args`, in `directory` if given.
 Ran shunt(const std::vector<std::string>& args, const std::string& directory = "");
 /// The same through /bin/sh, where $SHUNT is the program.
 Ran shell(const std::string& command, const std::string& directory = "");

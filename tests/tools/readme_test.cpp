@@ -4,6 +4,7 @@
 
 #include <sstream>
 
+#include "tests/paths.h"
 #include "tests/tools/program.h"
 
 namespace shunt::test {
@@ -13,12 +14,12 @@ namespace {
 TEST(Readme, CommandsRun) {
   const TempDir folder;  // with what the commands name, as in the repository
   for (const char* name : {"examples", "tests"}) {
-    std::filesystem::create_directory_symlink(std::string(SHUNT_SOURCE_DIR) + "/" + name,
+    std::filesystem::create_directory_symlink(std::string(source_dir()) + "/" + name,
                                               folder / name);
   }
   std::filesystem::create_directory(folder / "build");
-  std::filesystem::create_symlink(SHUNT_PROGRAM, folder / "build/shunt");
-  std::istringstream readme(read_file(std::string(SHUNT_SOURCE_DIR) + "/README.md"));
+  std::filesystem::create_symlink(program_path(), folder / "build/shunt");
+  std::istringstream readme(read_file(std::string(source_dir()) + "/README.md"));
   int commands = 0;
   for (std::string line; std::getline(readme, line);) {
     if (!line.starts_with("    build/shunt ")) continue;

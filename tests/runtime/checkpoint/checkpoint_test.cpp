@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "runtime/checkpoint/file_reader.h"
+#include "tests/paths.h"
 #include "tests/runtime/checkpoint/temp_files.h"
 
 namespace shunt {
@@ -27,7 +28,7 @@ void expect_refused(const TempDir& dir, std::initializer_list<std::string_view> 
 
 TEST(Checkpoint, Storyteller) {
   const Checkpoint checkpoint =
-      Checkpoint::open(std::string(SHUNT_SOURCE_DIR) + "/examples/storyteller");
+      Checkpoint::open(std::string(source_dir()) + "/examples/storyteller");
   ASSERT_EQ(checkpoint.files().size(), 3u);
   EXPECT_EQ(checkpoint.files()[0].name, "model-00001-of-00003.safetensors");
   EXPECT_EQ(checkpoint.files()[0].header_digest.size(), 64u);

@@ -6,6 +6,7 @@
 
 #include "runtime/checkpoint/strict_json.h"
 #include "tests/fuzz/targets.h"
+#include "tests/paths.h"
 
 namespace shunt {
 namespace {
@@ -14,7 +15,7 @@ using Target = void (*)(const uint8_t*, size_t);
 
 void run_all(const std::string& name, Target target) {
   int count = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(std::string(SHUNT_SOURCE_DIR) +
+  for (const auto& entry : std::filesystem::directory_iterator(std::string(source_dir()) +
                                                                "/tests/data/fuzz/" + name)) {
     SCOPED_TRACE(entry.path().string());
     const std::string bytes = read_text_file(entry.path(), 10'000'000);

@@ -9,11 +9,12 @@
 
 #include "ir/error.h"
 #include "runtime/checkpoint/file_reader.h"
+#include "tests/paths.h"
 
 namespace shunt {
 namespace {
 
-const std::filesystem::path kFolder = std::string(SHUNT_SOURCE_DIR) + "/tests/data/pickle";
+const std::filesystem::path kFolder = std::string(source_dir()) + "/tests/data/pickle";
 
 TorchFile open(const std::string& name) { return TorchFile::open(FileReader(kFolder / name)); }
 

@@ -10,6 +10,7 @@
 #define main(...)       \
   readme_main_unused(); \
   void readme_main(__VA_ARGS__)
+#include "tests/paths.h"
 #include "tests/runtime/engine/readme_example.inc"
 #undef main
 
@@ -151,7 +152,7 @@ TEST_F(ModelTest, TheExampleRuns) {
 }
 
 TEST(PublicHeader, ExamplesAreTheCompiledOne) {
-  const fs::path root = SHUNT_SOURCE_DIR;
+  const fs::path root = source_dir();
   const std::string example = read_text(root / "tests/runtime/engine/readme_example.inc");
   EXPECT_NE(read_text(root / "README.md").find("```cpp\n" + example + "```"), std::string::npos)
       << "the C++ example of README.md differs from tests/runtime/engine/readme_example.inc";

@@ -8,13 +8,14 @@
 
 #include "ir/error.h"
 #include "runtime/plan/plan.h"
+#include "tests/paths.h"
 
 namespace shunt {
 namespace {
 
 TEST(PlanCorpus, NoInputEscapes) {
   int inputs = 0, valid = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(std::string(SHUNT_SOURCE_DIR) +
+  for (const auto& entry : std::filesystem::directory_iterator(std::string(source_dir()) +
                                                                "/tests/data/fuzz/plan")) {
     SCOPED_TRACE(entry.path().string());
     std::ifstream in(entry.path(), std::ios::binary);
