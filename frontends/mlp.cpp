@@ -222,7 +222,10 @@ class MoeBuilder {
 
   Value* experts(Value* x, Value* weights, Value* ids) {
     const ExpertWeights w = expert_weights();
-    if (moe_.weight_on_input) x = weighted_rows(x, weights);
+    if (moe_.weight_on_input) {
+      x = weighted_rows(x, weights);
+      weights = ones(weights);
+    }
     Value* y = nullptr;
     if (moe_.gated) {
       Value* gate = routed_linear(x, w.gate, ids, w.gate_bias, "gate");
@@ -234,7 +237,6 @@ class MoeBuilder {
       y = p_.pointwise(moe_.activation + "(x0)", {up}, p_.prefix + "inner");
     }
     y = routed_linear(y, w.down, ids, w.down_bias, "down");
-    if (moe_.weight_on_input) weights = ones(weights);
     return ctx_.step.value(OpKind::combine_routes, {y, weights, ids, nullptr}, {},
                            p_.prefix + "moe");
   }

@@ -423,6 +423,19 @@ struct LocalRoutesAttrs {
   bool operator==(const LocalRoutesAttrs&) const = default;
 };
 
+/// Which ranks of the group `over` a token goes to: those whose experts its routes take, chosen as
+/// in LocalRoutesAttrs, by the token's number among the sender's.
+struct DispatchAttrs : LocalRoutesAttrs {
+  MeshAxis over = MeshAxis::dp;
+  int64_t ranks = 1;
+  static constexpr auto fields() {
+    return std::tuple_cat(
+        LocalRoutesAttrs::fields(),
+        std::tuple{Field{"over", &DispatchAttrs::over}, Field{"ranks", &DispatchAttrs::ranks}});
+  }
+  bool operator==(const DispatchAttrs&) const = default;
+};
+
 struct RouteSortAttrs {
   int64_t experts = 0;
   static constexpr auto fields() { return std::tuple{Field{"experts", &RouteSortAttrs::experts}}; }

@@ -75,6 +75,15 @@ namespace shunt::ir {
   X(gather_rows,    NoAttrs)            /* (x[T, H], rows i32[R]) -> [R, H]                                      */ \
   X(local_routes,   LocalRoutesAttrs)   /* (ids i32[T, k], table f32[E*replicas*3]) -> i32[T, k]: the slot of a     \
                                             route's expert if this rank takes it, else -1                        */ \
+  X(dispatch,       DispatchAttrs)      /* (x[T, H], ids i32[T, k], w f32[T, k], table f32[E*replicas*3])           \
+                                            -> x'[ranks*T, H], ids' i32[ranks*T, k], w' f32[ranks*T, k],            \
+                                            places i32[T, ranks]: all_to_all of tokens, each once to every rank     \
+                                            that has experts it takes. Rows p*T, p*T + 1, ... are those that the    \
+                                            group's rank p sent; ids' are slots of this rank's experts, -1 of       \
+                                            routes that others take and of rows that nobody sent; places[t, p]:     \
+                                            the row of token t among those sent to rank p, or -1              */ \
+  X(combine,        ReduceAttrs)        /* (y[ranks*T, H], places i32[T, ranks]) -> [T, H]: the way back; the sum   \
+                                            of a token's rows over the ranks it was sent to                   */ \
   X(all_reduce,     ReduceAttrs)        /* (x) -> sum over the group                                             */ \
   X(all_gather,     GatherAttrs)        /* (x) -> the group's parts joined along axis                            */ \
   X(reduce_scatter, ReduceAttrs)        /* (x[ranks*M, ..]) -> [M, ..]: the sum's part of this rank              */ \
@@ -96,7 +105,7 @@ using Attrs =
                  AddNormAttrs, LinearAttrs, RopeAttrs, RopeAppendAttrs, AttentionAttrs,
                  EncoderAttentionAttrs, CausalConvAttrs, GatedDeltaRuleAttrs, TopkGateAttrs,
                  NormGateAttrs, RouteSortAttrs, HeadLinearAttrs, GroupedLinearAttrs, ShardAttrs,
-                 ReduceAttrs, GatherAttrs, LocalRoutesAttrs>;
+                 ReduceAttrs, GatherAttrs, LocalRoutesAttrs, DispatchAttrs>;
 
 struct Op;
 
@@ -121,7 +130,8 @@ struct OpInfo {
 
 /// True for an op that needs all ranks of a group.
 constexpr bool is_collective(OpKind kind) {
-  return kind == OpKind::all_reduce || kind == OpKind::all_gather || kind == OpKind::reduce_scatter;
+  return kind == OpKind::all_reduce || kind == OpKind::all_gather ||
+         kind == OpKind::reduce_scatter || kind == OpKind::dispatch || kind == OpKind::combine;
 }
 
 const OpInfo& op_info(OpKind kind);

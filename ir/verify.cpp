@@ -39,6 +39,8 @@ void verify_mesh(const Module& module, const Graph& graph, const Op& op) {
     check(a->over, static_cast<size_t>(a->ranks));
   if (const auto* a = std::get_if<GatherAttrs>(&op.attrs))
     check(a->over, static_cast<size_t>(a->ranks));
+  if (const auto* a = std::get_if<DispatchAttrs>(&op.attrs))
+    check(a->over, static_cast<size_t>(a->ranks));
   if (const auto* a = std::get_if<EmbeddingAttrs>(&op.attrs); a && !a->begins.empty())
     check(a->over, a->begins.size());
 }

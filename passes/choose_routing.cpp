@@ -33,9 +33,8 @@ bool wins(const Module& module, const Graph& graph, const Op& routed, const Cost
   DimEnv upper;
   for (const auto& [name, factor] : ids.shape[0].terms()) upper[name] = module.dim(graph, name).max;
   // Of a rank's experts a rank's share of the routes is chosen: the model's figures decide.
-  const Op* local = producer(routed.operand(2), OpKind::local_routes);
-  const int64_t experts = local != nullptr ? local->as<ir::LocalRoutesAttrs>().experts
-                                           : routed.operand(1)->type.shape[0].constant();
+  const int64_t model = experts_behind(*routed.operand(2));
+  const int64_t experts = model > 0 ? model : routed.operand(1)->type.shape[0].constant();
   return cost.sorted_routes_win(ids.shape[0].evaluate(upper), ids.last().constant(), experts);
 }
 

@@ -2,6 +2,7 @@
 // them runner.h.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -13,6 +14,16 @@
 #include "ir/target.h"
 
 namespace shunt::passes {
+
+/// How the tokens of several dp groups reach their experts (docs/placement.md).
+enum class MoeComm {
+  automatic,  // the quicker one, by the target's figures
+  allgather,  // every rank gets all tokens, and takes its part of the summed results back
+  alltoall,   // a token goes, once, to each rank that has experts it takes, and back
+};
+constexpr auto enum_names(MoeComm) {
+  return std::array<std::string_view, 3>{"auto", "allgather", "alltoall"};
+}
 
 /// What a user may choose about the passes. Sizes (T, S, R) are not here: the module declares them.
 struct PassOptions {
@@ -27,6 +38,7 @@ struct PassOptions {
   std::vector<int64_t> prefill_buckets = {};
   Mesh mesh = {};              // of the ranks that the plan is for
   bool gather_logits = false;  // with dp > 1: rank 0 gets the logits of all groups (all_logits)
+  MoeComm moe_comm = MoeComm::automatic;
   std::optional<ExpertMap> expert_map = {};  // for mesh.ep ranks; without: contiguous experts
 };
 

@@ -24,8 +24,7 @@ namespace shunt::passes {
 bool place(ir::Module& module, const PassContext& context) {
   const Mesh& mesh = context.options.mesh;
   validate(mesh);
-  const ExpertMap* map = context.options.expert_map ? &*context.options.expert_map : nullptr;
-  if (map != nullptr) {
+  if (const auto& map = context.options.expert_map) {
     validate(*map);
     if (map->ranks != mesh.ep) {
       user_error("the expert map is for {} ranks, the mesh has ep {}", map->ranks, mesh.ep);
@@ -33,7 +32,13 @@ bool place(ir::Module& module, const PassContext& context) {
   }
   if (mesh.size() == 1 || step_graph(module) == nullptr) return false;
   SHUNT_CHECK(module.stage == ir::Stage::logical, "the module is placed already");
-  Placer(module, mesh, map, context.options.gather_logits).run();
+  if (context.options.moe_comm == MoeComm::alltoall && mesh.dp == 1) {
+    user_error(
+        "--moe-comm alltoall sends tokens between dp groups, and this mesh ({}) has one: every "
+        "rank has all tokens already",
+        mesh.to_string());
+  }
+  Placer(module, context.options).run();
   return true;
 }
 

@@ -184,6 +184,8 @@ void BoundProgram::run_collective(const CollectiveCall& c) {
       return c.group->all_gather(c.from, c.to, c.count, c.dtype, site, stream);
     case Collective::Kind::reduce_scatter:
       return c.group->reduce_scatter(c.from, c.to, c.count, c.dtype, site, stream);
+    case Collective::Kind::all_to_all:
+      return c.group->all_to_all(c.from, c.to, c.count, c.dtype, site, stream);
   }
 }
 

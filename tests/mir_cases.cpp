@@ -70,6 +70,9 @@ class FileReader {
       current_.pass = *pass;
     } else if (auto mesh = directive(line, "MESH")) {
       current_.mesh = ir::parse("module @m stage(logical)\nmesh " + *mesh)->mesh;
+    } else if (auto comm = directive(line, "MOE_COMM")) {
+      if (*comm != "alltoall") fail(number, "MOE_COMM takes alltoall");
+      current_.alltoall = true;
     } else if (auto error = directive(line, "ERROR")) {
       if (error->empty()) fail(number, "ERROR needs a text");
       current_.error = *error;

@@ -4,6 +4,7 @@
 //   // CASE fuses_add_and_norm
 //   // PASS fuse_norm               only where a pass is tested
 //   // MESH dp 1 tp 2 ep 2 etp 1   of the pass; without: one rank
+//   // MOE_COMM alltoall          as --moe-comm
 //   // ERROR rms_norm (C1)          must throw a UserError whose text has this
 //   <module>
 //   // EXPECT                       text expected after the pass; or "// EXPECT unchanged"
@@ -26,6 +27,7 @@ struct MirCase {
   std::string name;                   // after CASE; required and unique in its file
   std::string pass;                   // after PASS, or empty
   Mesh mesh;                          // after MESH
+  bool alltoall = false;              // with dp > 1, tokens are dispatched to their experts
   std::string input;                  // the module before
   std::string error;                  // after ERROR, or empty
   std::optional<std::string> expect;  // text after EXPECT; ends with one newline

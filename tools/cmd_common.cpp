@@ -51,6 +51,8 @@ void CompileFlags::add_to(CLI::App* command) {
   command->add_option("--ep", mesh.ep, "ranks among which experts are spread (0: choose)")
       ->check(ranks);
   command->add_option("--etp", mesh.etp, "ranks that share an expert (0: choose)")->check(ranks);
+  command->add_option("--moe-comm", options.moe_comm, "how tokens of dp groups reach their experts")
+      ->check(CLI::IsMember({"auto", "allgather", "alltoall"}));
   command->add_option("--expert-map", options.expert_map,
                       "which rank has which expert: JSON made by `shunt place`");
 }
@@ -114,6 +116,7 @@ Plan CompileFlags::load(const std::filesystem::path& directory) const {
                      : options.dummy_weights               ? "--dummy-weights"
                      : options.allow_unused_tensors        ? "--allow-unused-tensors"
                      : mesh != Mesh{0, 0, 0, 0}            ? "--tp, --dp, --ep or --etp"
+                     : options.moe_comm != "auto"          ? "--moe-comm"
                      : !options.expert_map.empty()         ? "--expert-map"
                                                            : nullptr;
   if (flag != nullptr) {

@@ -92,10 +92,18 @@ Imported import(const CompileOptions& options) {
   return in;
 }
 
+passes::MoeComm moe_comm_of(const std::string& name) {
+  const auto names = enum_names(passes::MoeComm{});
+  const auto it = std::find(names.begin(), names.end(), name);
+  if (it == names.end()) user_error("moe_comm {} is not auto, allgather or alltoall", name);
+  return static_cast<passes::MoeComm>(it - names.begin());
+}
+
 std::vector<passes::PassRecord> run_all_passes(ir::Module& module, const CompileOptions& options) {
   passes::PassOptions p;
   p.mesh = options.mesh;
   p.gather_logits = options.gather_logits;
+  p.moe_comm = moe_comm_of(options.moe_comm);
   if (!options.expert_map.empty()) p.expert_map = load_expert_map(options.expert_map);
   p.dump_dir = options.dump_phases_to.string();
   if (!p.dump_dir.empty()) make_folder(p.dump_dir);
@@ -217,7 +225,7 @@ std::string plan_key(const CompileOptions& o) {
   add(fmt::format("{} {} {} {} {} {} {} {} {}", o.target, o.dtype, o.max_model_len, o.max_num_seqs,
                   o.max_num_batched_tokens, o.max_logit_rows, o.dummy_weights, o.force_routing,
                   o.allow_unused_tensors));
-  add(fmt::format("{} {}", o.mesh.to_string(), o.gather_logits));
+  add(fmt::format("{} {} {}", o.mesh.to_string(), o.moe_comm, o.gather_logits));
   if (!o.expert_map.empty()) add(expert_map_to_json(load_expert_map(o.expert_map)));
   add(fs::canonical(o.model_dir).string());
   for (const char* name : {"config.json", "generation_config.json", "ds_inference_config.json"}) {

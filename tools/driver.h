@@ -29,12 +29,13 @@ struct CompileOptions {
   int64_t max_num_seqs = 0;
   int64_t max_num_batched_tokens = 0;
   int64_t max_logit_rows = 0;
-  bool dummy_weights = false;             // config.json is enough; random weights
-  Mesh mesh = {};                         // of the ranks that the plan is for
-  std::filesystem::path expert_map;       // JSON for mesh.ep ranks (docs/placement.md); or empty
-  bool gather_logits = false;             // adds the output all_logits that `verify` uses with dp
-  bool force_routing = false;             // adds the forced.N inputs that `verify` uses
-  bool allow_unused_tensors = false;      // FrontendOptions'
+  bool dummy_weights = false;         // config.json is enough; random weights
+  Mesh mesh = {};                     // of the ranks that the plan is for
+  std::filesystem::path expert_map;   // JSON for mesh.ep ranks (docs/placement.md); or empty
+  std::string moe_comm = "auto";      // how tokens of dp groups reach experts: allgather, alltoall
+  bool gather_logits = false;         // adds the output all_logits that `verify` uses with dp
+  bool force_routing = false;         // adds the forced.N inputs that `verify` uses
+  bool allow_unused_tensors = false;  // FrontendOptions'
   std::filesystem::path dump_phases_to;   // a .mir file a pass; empty: none
   std::filesystem::path dump_kernels_to;  // .cu and .cubin of every kernel; empty: none
   std::filesystem::path cache_dir;        // empty: default_cache_dir()

@@ -94,7 +94,7 @@ ordered_json comm_json(const Plan& plan, const Program& program) {
     SHUNT_CHECK(s.rank < 0, "step {} of {} is rank {}'s alone", i, program.name, s.rank);
     const int64_t bytes = c->count.evaluate(upper) * dtype_bytes(c->dtype);
     total += bytes;
-    constexpr const char* kNames[] = {"all_reduce", "all_gather", "reduce_scatter"};
+    constexpr const char* kNames[] = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all"};
     list.push_back({{"step", i},
                     {"op", kNames[static_cast<size_t>(c->kind)]},
                     {"over", axis_name(c->over)},

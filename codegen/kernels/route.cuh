@@ -12,6 +12,7 @@
 #pragma once
 
 #include "common/common.cuh"
+#include "common/route_slot.cuh"
 
 namespace shunt {
 
@@ -258,9 +259,8 @@ __device__ __forceinline__ void combine_routes(const typename C::Y* y, const flo
   store(out + at, from_float<typename C::Out>(sum));
 }
 
-/// out[r] = the slot of route r's expert if this rank (position `mine` along ep) takes it, else -1.
-/// table: [experts, kReplicas, 3] of position, slot, upper end of the replica's share; the share of
-/// a token is route_share() of ir/random.h. Config: kTop, kReplicas, kThreads.
+/// out[r] = the slot of route r's expert if this rank (position `mine` along ep) takes it, else -1
+/// (route_slot). Config: kTop, kReplicas, kThreads.
 template <class C>
 __device__ __forceinline__ void local_routes(const int* ids, const float* table, int* out,
                                              int routes, int mine) {
@@ -268,19 +268,7 @@ __device__ __forceinline__ void local_routes(const int* ids, const float* table,
   launch_dependents();
   const int r = blockIdx.x * C::kThreads + threadIdx.x;
   if (r >= routes) return;
-  const int id = ids[r];
-  int slot = -1;
-  if (id >= 0) {
-    const uint32 token = static_cast<uint32>(r / C::kTop);
-    const float u = static_cast<float>(((token + 1u) * 2654435769u) >> 8) * 0x1p-24f;
-    const float* row = table + static_cast<int64>(id) * C::kReplicas * 3;
-    for (int i = 0; i < C::kReplicas; ++i, row += 3) {
-      if (u >= row[2]) continue;
-      if (static_cast<int>(row[0]) == mine) slot = static_cast<int>(row[1]);
-      break;
-    }
-  }
-  out[r] = slot;
+  out[r] = route_slot<C::kReplicas>(ids[r], static_cast<uint32>(r / C::kTop), mine, table);
 }
 
 }  // namespace shunt

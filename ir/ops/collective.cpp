@@ -1,6 +1,6 @@
 // infer_ and cost_ of the ops that exist because there are many ranks: shard, local_routes,
-// all_reduce, all_gather, reduce_scatter. That their groups fit the mesh is the verifier's rule V7.
-// Tested by tests/ir/ops/collective.mir.
+// dispatch, combine, all_reduce, all_gather, reduce_scatter. That their groups fit the mesh is the
+// verifier's rule V7. Tested by tests/ir/ops/collective.mir.
 #include "ir/ops/check.h"
 
 namespace shunt::ir {
@@ -16,6 +16,15 @@ int64_t length(const Runs& runs) {
 /// Rule `number`: a group has ranks.
 void check_ranks(const Op& op, int number, int64_t ranks) {
   SHUNT_RULE(number, ranks >= 1, "ranks = {}", ranks);
+}
+
+/// Rule `number`: experts and replicas are positive, operand i is f32[experts * replicas * 3].
+void check_table(const Op& op, int number, size_t i, const LocalRoutesAttrs& a) {
+  SHUNT_RULE(number, a.experts >= 1 && a.replicas >= 1, "experts = {}, replicas = {}", a.experts,
+             a.replicas);
+  const Type table{DType::f32, {Dim(a.experts * a.replicas * 3)}};
+  SHUNT_RULE(number, type_of(op, i) == table, "table {} is not {}", str(type_of(op, i)),
+             str(table));
 }
 
 }  // namespace
@@ -50,13 +59,44 @@ std::vector<Type> infer_local_routes(const Op& op) {
   check_operands(op, {"ids", "table"});
   const Type& ids = type_of(op, 0);
   SHUNT_RULE(1, is_i32(ids, 2) && ids.last().is_constant(), "ids {} are not i32[T, k]", str(ids));
-  SHUNT_RULE(2, a.experts >= 1 && a.replicas >= 1, "experts = {}, replicas = {}", a.experts,
-             a.replicas);
-  const Type table{DType::f32, {Dim(a.experts * a.replicas * 3)}};
-  SHUNT_RULE(2, type_of(op, 1) == table, "table {} is not {}", str(type_of(op, 1)), str(table));
+  check_table(op, 2, 1, a);
   return {ids};
 }
 Cost cost_local_routes(const Op& op) { return {io_bytes(op), type_of(op, 0).elements() * 8}; }
+
+// C1 x is a real [T, H]. C2 ids are i32[T, k], w f32[T, k]. C3 experts and replicas are positive,
+// the table is f32[experts * replicas * 3]. C4 ranks is positive.
+std::vector<Type> infer_dispatch(const Op& op) {
+  const auto& a = op.as<DispatchAttrs>();
+  check_operands(op, {"x", "ids", "w", "table"});
+  Type x = type_of(op, 0), ids = type_of(op, 1), w = type_of(op, 2);
+  SHUNT_RULE(1, is_real(x, 2), "x {} is not a float [T, H]", str(x));
+  SHUNT_RULE(2, is_i32(ids, 2) && ids.last().is_constant() && ids.shape[0] == x.shape[0],
+             "ids {} are not i32[{}, k]", str(ids), str(x.shape[0]));
+  SHUNT_RULE(2, is_f32(w, 2) && w.shape == ids.shape, "w {} does not match ids {}", str(w),
+             str(ids));
+  check_table(op, 3, 3, a);
+  check_ranks(op, 4, a.ranks);
+  const Dim tokens = x.shape[0];
+  for (Type* t : {&x, &ids, &w}) t->shape[0] = tokens * a.ranks;
+  return {x, ids, w, {DType::i32, {tokens, Dim(a.ranks)}}};
+}
+Cost cost_dispatch(const Op& op) { return {io_bytes(op), type_of(op, 1).elements() * 8}; }
+
+// C1 y is a real [ranks * T, H]. C2 places are i32[T, ranks]. C3 ranks is positive.
+std::vector<Type> infer_combine(const Op& op) {
+  check_operands(op, {"y", "places"});
+  const int64_t ranks = op.as<ReduceAttrs>().ranks;
+  check_ranks(op, 3, ranks);
+  Type y = type_of(op, 0);
+  SHUNT_RULE(1, is_real(y, 2) && y.shape[0].divisible_by(ranks), "y {} is not a float [{} * T, H]",
+             str(y), ranks);
+  y.shape[0] = y.shape[0].divided_by(ranks);
+  const Type places{DType::i32, {y.shape[0], Dim(ranks)}};
+  SHUNT_RULE(2, type_of(op, 1) == places, "places {} are not {}", str(type_of(op, 1)), str(places));
+  return {y};
+}
+Cost cost_combine(const Op& op) { return {io_bytes(op), type_of(op, 0).elements()}; }
 
 // C1 x is real. C2 ranks is positive.
 std::vector<Type> infer_all_reduce(const Op& op) {

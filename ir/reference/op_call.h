@@ -33,11 +33,11 @@ struct OpCall {
   const A& attrs() const {
     return op.as<A>();
   }
-  /// Operand 0 of the ranks of this rank's group, by position.
-  std::vector<const Tensor*> group_operands(MeshAxis over) const {
+  /// Operand `i` of the ranks of this rank's group, by position.
+  std::vector<const Tensor*> group_operands(MeshAxis over, size_t i = 0) const {
     std::vector<const Tensor*> out;
     for (const int r : mesh->group(over, rank))
-      out.push_back(ranks[static_cast<size_t>(r)].operands[0]);
+      out.push_back(ranks[static_cast<size_t>(r)].operands[i]);
     return out;
   }
 };

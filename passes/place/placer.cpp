@@ -11,15 +11,14 @@ using ir::Op;
 using ir::OpKind;
 using ir::Value;
 
-Placer::Placer(ir::Module& module, const Mesh& mesh, const ExpertMap* map, bool gather_logits)
+Placer::Placer(ir::Module& module, const PassOptions& options)
     : module_(module),
-      mesh_(mesh),
-      map_(map),
-      gather_logits_(gather_logits),
+      options_(options),
+      mesh_(options.mesh),
       step_(*module.find_graph("step")),
-      heads_(find_state_heads(step_, MeshAxis::tp, mesh.tp)),
-      tp_wishes_(step_, heads_, MeshAxis::tp, mesh.tp),
-      etp_wishes_(step_, heads_, MeshAxis::etp, mesh.etp) {}
+      heads_(find_state_heads(step_, MeshAxis::tp, mesh_.tp)),
+      tp_wishes_(step_, heads_, MeshAxis::tp, mesh_.tp),
+      etp_wishes_(step_, heads_, MeshAxis::etp, mesh_.etp) {}
 
 void Placer::run() {
   module_.mesh = mesh_;
@@ -54,7 +53,7 @@ void Placer::gather_results() {
   }
   const auto logits = std::find_if(step_.outputs.begin(), step_.outputs.end(),
                                    [](const Value* v) { return v->name == "logits"; });
-  if (gather_logits_ && logits != step_.outputs.end())
+  if (options_.gather_logits && logits != step_.outputs.end())
     step_.outputs.push_back(gather(step_, *logits, "all_logits"));
 }
 

@@ -41,7 +41,8 @@ struct ExpertPlacement {
 
 class Placer {
  public:
-  Placer(ir::Module& module, const Mesh& mesh, const ExpertMap* map, bool gather_logits);
+  /// Keeps a reference to the options.
+  Placer(ir::Module& module, const PassOptions& options);
   /// Rewrites @step and @load for the mesh.
   void run();
 
@@ -72,6 +73,8 @@ class Placer {
   const ExpertPlacement& experts_of(const ir::Op& op, int64_t experts);
   ir::Value* local_ids(ir::Op& op, size_t operand, int64_t experts);
   ir::Value* gathered(ir::Value* value);
+  ir::Value* expert_table(const ir::Op& op, const ir::Value& ids, int64_t experts);
+  const ir::Op* dispatched(const ir::Op& op, int64_t experts);
 
   // ---- placer_values.cpp: conversions ----
   const Placement& placement(const ir::Value* value) const;
@@ -94,9 +97,8 @@ class Placer {
   static Placement partial(MeshAxis over);
 
   ir::Module& module_;
+  const PassOptions& options_;
   const Mesh mesh_;
-  const ExpertMap* map_;
-  const bool gather_logits_;
   ir::Graph& step_;
   Iterator at_;  // the op that is placed
   StateHeads heads_;
@@ -104,6 +106,7 @@ class Placer {
   std::map<const ir::Value*, Placement> placements_;  // absent: whole
   std::vector<std::tuple<const ir::Value*, Placement, ir::Value*>> conversions_;
   std::map<const ir::Value*, ir::Value*> gathered_, local_ids_;
+  std::map<const ir::Value*, const ir::Op*> dispatches_;  // by ids; null: these are gathered
   std::map<int, ExpertPlacement> experts_;  // by number of the MoE layer in the model
   struct CutParam {
     ir::Value* from;

@@ -1,7 +1,8 @@
 // Experts on a mesh: each rank runs its own on the tokens of all dp groups, and the results are
 // summed. With one dp group the activations are there already and the sum is one all_reduce, taken
-// by whoever reads it; with several they are gathered, and the sum is scattered. Tested by
-// tests/passes/place.mir.
+// by whoever reads it; with several they are gathered, and the sum is scattered, or each token is
+// dispatched to the ranks whose experts it takes, and their results are combined where it came
+// from. Tested by tests/passes/place.mir.
 #include <algorithm>
 
 #include "ir/error.h"
@@ -21,8 +22,8 @@ const ExpertPlacement& Placer::experts_of(const Op& op, int64_t experts) {
   ExpertPlacement& e = it->second;
   if (!added) return e;
   ExpertMapLayer where = contiguous_experts(layer, static_cast<int>(experts), mesh_.ep);
-  if (map_ != nullptr) {
-    const ExpertMapLayer* mine = map_->find_layer(layer);
+  if (options_.expert_map) {
+    const ExpertMapLayer* mine = options_.expert_map->find_layer(layer);
     if (mine == nullptr) user_error("the expert map has no layer {}", layer);
     if (mine->expert_count() != experts) {
       user_error("the expert map has {} experts in layer {}, the model {}", mine->expert_count(),
@@ -47,6 +48,18 @@ Value* Placer::gathered(Value* value) {
   return out;
 }
 
+/// Which rank and slot each expert's routes go to, as a parameter.
+Value* Placer::expert_table(const Op& op, const Value& ids, int64_t experts) {
+  ir::Graph& load = *module_.find_graph("load");
+  ir::GraphBuilder builder(load);
+  builder.set_loc(op.loc);
+  Value* values =
+      builder.value(OpKind::constant, {}, ir::ConstantAttrs{experts_of(op, experts).table});
+  Value* table = module_.add_param(ids.name + ".ranks", values->type);
+  builder.op(OpKind::store, {values, table});
+  return table;
+}
+
 /// The ids of an op as slots of this rank's experts.
 Value* Placer::local_ids(Op& op, size_t operand, int64_t experts) {
   Value* ids = op.operand(operand);
@@ -54,17 +67,42 @@ Value* Placer::local_ids(Op& op, size_t operand, int64_t experts) {
   if (out != nullptr) return out;
   Value* all = gathered(ids);
   if (mesh_.ep == 1) return out = all;
-  const ExpertPlacement& e = experts_of(op, experts);
-  ir::Graph& load = *module_.find_graph("load");
-  ir::GraphBuilder builder(load);
-  builder.set_loc(op.loc);
-  Value* values = builder.value(OpKind::constant, {}, ir::ConstantAttrs{e.table});
-  Value* table = module_.add_param(ids->name + ".ranks", values->type);
-  builder.op(OpKind::store, {values, table});
+  Value* table = expert_table(op, *ids, experts);
   ir::GraphBuilder step(step_, at_);
   step.set_loc(op.loc);
   return out = step.value(OpKind::local_routes, {all, table},
-                          ir::LocalRoutesAttrs{experts, e.replicas}, ids->name + ".local");
+                          ir::LocalRoutesAttrs{experts, experts_of(op, experts).replicas},
+                          ids->name + ".local");
+}
+
+/// The dispatch that brings the tokens of a routed_linear to their experts; null if they are
+/// gathered. Weights go with the tokens, so that a rank sends one row back for each it got; they
+/// must be known by then, and a row be a token's, not a route's.
+const Op* Placer::dispatched(const Op& op, int64_t experts) {
+  if (mesh_.dp == 1 || options_.moe_comm != MoeComm::alltoall) return nullptr;
+  Value *x = op.operand(0), *ids = op.operand(2);
+  const auto [it, added] = dispatches_.try_emplace(ids, nullptr);
+  if (!added) return it->second;
+  const auto user = std::find_if(ids->users.begin(), ids->users.end(),
+                                 [](const Op* u) { return u->kind == OpKind::combine_routes; });
+  SHUNT_CHECK(user != ids->users.end(), "nothing combines the experts of {}", op.loc);
+  Value* w = (*user)->operand(1);
+  const bool known = std::find_if(step_.ops.begin(), at_, [&](const auto& before) {
+                       return before.get() == w->def;
+                     }) != at_;
+  if (!known || x->type.shape[0] != ids->type.shape[0]) {
+    user_error(
+        "the experts of {} take rows that are weighted route by route: use --moe-comm allgather",
+        op.loc);
+  }
+  Value* table = expert_table(op, *ids, experts);
+  ir::GraphBuilder builder(step_, at_);
+  builder.set_loc(op.loc);
+  const ir::DispatchAttrs attrs{
+      {experts, experts_of(op, experts).replicas}, MeshAxis::dp, mesh_.dp};
+  return it->second = builder.op(
+             OpKind::dispatch, {x, ids, w, table}, attrs,
+             {x->name + ".sent", ids->name + ".local", w->name + ".sent", ids->name + ".places"});
 }
 
 void Placer::place_routed_linear(Op& op) {
@@ -72,11 +110,12 @@ void Placer::place_routed_linear(Op& op) {
   SHUNT_CHECK(w->is_param(), "experts of {} are no parameter", op.loc);
   const int64_t experts = w->type.shape[0].constant();
   const Layout owned = experts_of(op, experts).experts;
-  Value* ids = local_ids(op, 2, experts);
   Placement x = placement(op.operand(0));
+  if (!x.routes) want_whole(op, 0);
+  const Op* sent = dispatched(op, experts);
+  Value* ids = sent != nullptr ? sent->result(1) : local_ids(op, 2, experts);
   if (!x.routes) {
-    want_whole(op, 0);
-    ir::set_operand(op, 0, gathered(op.operand(0)));
+    ir::set_operand(op, 0, sent != nullptr ? sent->result(0) : gathered(op.operand(0)));
     x = {};
   }
   Placement result;
@@ -109,10 +148,17 @@ void Placer::place_combine_routes(Op& op) {
   SHUNT_CHECK(y.routes && y.kind != Kind::sharded && op.operand(3) == nullptr,
               "combine_routes at {} does not follow experts", op.loc);
   want_whole(op, 1);
-  ir::set_operand(op, 1, gathered(op.operand(1)));
-  const auto ids = local_ids_.find(op.operand(2));
-  SHUNT_CHECK(ids != local_ids_.end(), "combine_routes at {} has ids of its own", op.loc);
-  ir::set_operand(op, 2, ids->second);
+  const auto known = dispatches_.find(op.operand(2));
+  const Op* sent = known == dispatches_.end() ? nullptr : known->second;
+  if (sent != nullptr) {
+    ir::set_operand(op, 1, sent->result(2));
+    ir::set_operand(op, 2, sent->result(1));
+  } else {
+    ir::set_operand(op, 1, gathered(op.operand(1)));
+    const auto ids = local_ids_.find(op.operand(2));
+    SHUNT_CHECK(ids != local_ids_.end(), "combine_routes at {} has ids of its own", op.loc);
+    ir::set_operand(op, 2, ids->second);
+  }
   // Without slices every etp rank has the same result, and the sum is over ep alone.
   const bool sliced = y.kind == Kind::partial || mesh_.etp == 1;
   const MeshAxis over = canonical(!sliced         ? MeshAxis::ep
@@ -128,12 +174,14 @@ void Placer::place_combine_routes(Op& op) {
         op.loc, mesh_.etp, mesh_.dp);
   }
   settle(op, {});
-  // The result is for the tokens of all dp groups; each takes its own back.
+  // The result is for tokens of all dp groups; each takes its own back.
   Value* all = op.result();
   ir::GraphBuilder builder(step_, std::next(at_));
   builder.set_loc(op.loc);
-  Value* mine = builder.value(OpKind::reduce_scatter, {all},
-                              ir::ReduceAttrs{MeshAxis::dp, mesh_.dp}, "scattered");
+  const ir::ReduceAttrs groups{MeshAxis::dp, mesh_.dp};
+  Value* mine = sent != nullptr
+                    ? builder.value(OpKind::combine, {all, sent->result(3)}, groups, "returned")
+                    : builder.value(OpKind::reduce_scatter, {all}, groups, "scattered");
   Op* scatter = mine->def;
   ir::replace_uses(step_, all, mine);
   ir::set_operand(*scatter, 0, all);

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "ir/error.h"
+#include "passes/rewrite.h"
 
 namespace shunt::passes {
 
@@ -33,9 +34,14 @@ struct Routing {
 };
 Routing routing_of(const ir::Value& ids, double local) {
   const double choices = static_cast<double>(ids.type.last().constant());
-  const bool mapped = ids.def != nullptr && ids.def->kind == OpKind::local_routes;
-  return {mapped ? static_cast<double>(ids.def->as<ir::LocalRoutesAttrs>().experts) : local,
-          choices};
+  const int64_t mapped = experts_behind(ids);
+  return {mapped > 0 ? static_cast<double>(mapped) : local, choices};
+}
+
+MeshAxis group_of(const Op& collective) {
+  if (const auto* a = std::get_if<ir::GatherAttrs>(&collective.attrs)) return a->over;
+  if (const auto* a = std::get_if<ir::DispatchAttrs>(&collective.attrs)) return a->over;
+  return collective.as<ir::ReduceAttrs>().over;
 }
 
 class Predictor {
@@ -60,11 +66,11 @@ class Predictor {
   void add(const Op& op) {
     if (op.kind == OpKind::reshape) return;
     if (is_collective(op.kind)) {
-      const Type& x = op.kind == OpKind::all_gather ? op.result()->type : op.operand(0)->type;
-      const MeshAxis over = op.kind == OpKind::all_gather ? op.as<ir::GatherAttrs>().over
-                                                          : op.as<ir::ReduceAttrs>().over;
-      out_.communication += collective_seconds(
-          op.kind, static_cast<double>(x.bytes().evaluate(at_)), module_.mesh.size(over), target_);
+      const bool larger = op.kind == OpKind::all_gather || op.kind == OpKind::dispatch;
+      const Type& x = larger ? op.result()->type : op.operand(0)->type;
+      out_.communication +=
+          collective_seconds(op.kind, static_cast<double>(x.bytes().evaluate(at_)),
+                             module_.mesh.size(group_of(op)), target_);
       return;
     }
     const ir::Cost cost = op.info().cost(op);

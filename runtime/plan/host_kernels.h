@@ -56,6 +56,11 @@ namespace shunt {
   X(gather_rows)    /* x[n,H], rows[R], n, R, H, out[R,H]                                                        */ \
   X(shard)          /* x[outer,width,inner], outer, width, inner, begin, count, size, out[outer,size,inner]      */ \
   X(local_routes)   /* ids[T,k], table[E,replicas,3], T, k, E, replicas, position, out[T,k]                      */ \
+  X(dispatch_pack)  /* x[T,H], ids[T,k], w[T,k], table[E,replicas,3], T, true T|null (an i32 in memory), k, H, E,          \
+                       replicas, ranks, first rank, rank step, etp, payload, row (bytes), places[T,ranks],          \
+                       messages[ranks,T,row]                                                                     */ \
+  X(dispatch_unpack) /* messages[rows,row], rows, k, H, payload, row, x[rows,H], ids[rows,k], w[rows,k]           */ \
+  X(combine_places) /* received[ranks,T,H], places[T,ranks], T, ranks, H, out[T,H]                               */ \
   X(sample)         /* logits[R,V], temperature, top_k, top_p, uniform, R, V, ids[R]                             */ \
   X(copy_2d)        /* from, from_offset, from_pitch, to, to_offset, to_pitch, rows, row_bytes (all in bytes)    */ \
   X(transpose)      /* x[batch,a,b], batch, a, b, element_bytes, out[batch,b,a]                                  */ \

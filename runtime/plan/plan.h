@@ -19,7 +19,7 @@
 namespace shunt {
 
 /// Raised by one on every change of the format; load_plan() accepts this number only.
-inline constexpr int kPlanFormat = 3;
+inline constexpr int kPlanFormat = 4;
 
 enum class Arena : uint8_t {
   weights,    // parameters, written by the load program
@@ -165,12 +165,12 @@ struct Read {
 
 /// Data moves between the ranks of a group; all of them have the step at the same place.
 struct Collective {
-  enum class Kind : uint8_t { all_reduce, all_gather, reduce_scatter };
+  enum class Kind : uint8_t { all_reduce, all_gather, reduce_scatter, all_to_all };
   Kind kind = Kind::all_reduce;
   MeshAxis over = MeshAxis::world;
   Arg from, to;
   DimExpr count;  // elements of one rank's part: all_reduce of all, all_gather of `from`,
-                  // reduce_scatter of `to`
+                  // reduce_scatter of `to`, all_to_all of what goes to one rank
   DType dtype = DType::f32;
   bool operator==(const Collective&) const = default;
 };

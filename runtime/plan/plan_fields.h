@@ -208,8 +208,8 @@ inline constexpr std::array<std::string_view, 3> kArenaNames = {"weights", "work
 // In the order of StepKind.
 inline constexpr std::array<std::string_view, std::variant_size_v<StepKind>> kStepKindNames = {
     "launch", "matmul", "copy", "fill", "constant", "read", "collective"};
-inline constexpr std::array<std::string_view, 3> kCollectiveNames = {"all_reduce", "all_gather",
-                                                                     "reduce_scatter"};
+inline constexpr std::array<std::string_view, 4> kCollectiveNames = {
+    "all_reduce", "all_gather", "reduce_scatter", "all_to_all"};
 
 template <class T>
 constexpr bool kOneALine =

@@ -155,7 +155,7 @@ void read(const Json& json, const Path& path, Arena& value) {
   read_name(json, path, value, kArenaNames, "weights, workspace or io");
 }
 void read(const Json& json, const Path& path, Collective::Kind& value) {
-  read_name(json, path, value, kCollectiveNames, "all_reduce, all_gather or reduce_scatter");
+  read_name(json, path, value, kCollectiveNames, "all_reduce, all_gather, reduce_scatter or all_to_all");
 }
 void read(const Json& json, const Path& path, MeshAxis& value) {
   read_name(json, path, value, enum_names(MeshAxis{}), "dp, tp, ep, etp or world");

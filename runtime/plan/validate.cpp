@@ -479,10 +479,12 @@ class Validator {
     const int64_t part =
         product("count", {range_in("count", c.count, 0, kMaxCount).high, dtype_bytes(c.dtype)});
     const int64_t all = product("count", {part, ranks});
-    need("from", c.from, c.kind == Collective::Kind::reduce_scatter ? all : part);
-    need("to", c.to, c.kind == Collective::Kind::all_gather ? all : part);
+    using Kind = Collective::Kind;
+    const bool exchange = c.kind == Kind::all_to_all;
+    need("from", c.from, exchange || c.kind == Kind::reduce_scatter ? all : part);
+    need("to", c.to, exchange || c.kind == Kind::all_gather ? all : part);
     check_writable("to", c.to);
-    const bool sums = c.kind != Collective::Kind::all_gather;
+    const bool sums = c.kind == Kind::all_reduce || c.kind == Kind::reduce_scatter;
     const bool real = c.dtype == DType::f32 || c.dtype == DType::bf16 || c.dtype == DType::f16;
     if (!real && (sums || c.dtype != DType::i32))
       fail("dtype", "{} is not moved between ranks", dtype_name(c.dtype));

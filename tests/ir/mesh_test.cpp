@@ -57,6 +57,25 @@ graph @step(%x : f32[T, 2]) {
       << error;
 }
 
+TEST(Mesh, ADispatchFitsTheMesh) {
+  const auto module = ir::parse(R"(module @t stage(placed)
+mesh dp 2 tp 1 ep 2 etp 1
+dim T in [1, 16]
+graph @step(%x : f32[T, 8], %ids : i32[T, 2], %w : f32[T, 2], %t : f32[12]) {
+  %a, %b, %c, %d = dispatch %x, %ids, %w, %t {experts = 4, ranks = 3} : f32[3*T, 8], i32[3*T, 2], f32[3*T, 2], i32[T, 3]
+  return %a
+}
+)");
+  try {
+    ir::verify(*module);
+    ADD_FAILURE() << "no error";
+  } catch (const UserError& e) {
+    EXPECT_NE(std::string(e.what()).find("(V7): dispatch is for 3 ranks along dp"),
+              std::string::npos)
+        << e.what();
+  }
+}
+
 TEST(Mesh, RefusesWhatDoesNotFit) {
   EXPECT_THROW(validate({2, 2, 2, 1}), UserError);
   EXPECT_THROW(validate({0, 2, 2, 1}), UserError);

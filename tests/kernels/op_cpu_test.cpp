@@ -48,7 +48,8 @@ TEST(OpCases, HoldEveryOp) {
   // Ops of @load that become file reads: tests/codegen/lower_load_test.cpp.
   // Collectives are no kernels: tests/tools/mesh_test.cpp.
   const std::set<std::string_view> elsewhere = {"checkpoint", "transpose",  "dequantize",
-                                                "all_reduce", "all_gather", "reduce_scatter"};
+                                                "all_reduce", "all_gather", "reduce_scatter",
+                                                "dispatch",   "combine"};
 #define SHUNT_CHECK_OP(name, attrs)                      \
   if (!elsewhere.contains(#name)) {                      \
     EXPECT_TRUE(all.contains(#name)) << #name;           \
@@ -67,7 +68,8 @@ TEST(OpCases, TakeEveryRow) {
       if (row.name.ends_with(".cpu") == cpu) missing.emplace(row.name);
     }
     missing.erase("transpose.cpu");  // @load: a file read
-    for (const char* collective : {"all_reduce.comm", "all_gather.comm", "reduce_scatter.comm"})
+    for (const char* collective : {"all_reduce.comm", "all_gather.comm", "reduce_scatter.comm",
+                                   "dispatch.alltoall", "combine.alltoall"})
       missing.erase(collective);
     for (const OpCase& c : op_cases()) {
       if (cpu && !c.cpu) continue;

@@ -34,6 +34,7 @@ TEST_P(PassCase, Runs) {
   PassOptions options;
   options.check_changed = true;
   options.mesh = c.mesh;
+  if (c.alltoall) options.moe_comm = MoeComm::alltoall;
   const RooflineCostModel cost(target);
   const auto records = run_passes(*after, passes, {target, options, cost});
   const bool changed =

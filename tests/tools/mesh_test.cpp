@@ -21,13 +21,22 @@ struct MeshCase {
   std::string name;
   Mesh mesh;
   int redundant = 0;  // experts that get a second replica
+  std::string moe_comm = "auto";
 };
 
 const MeshCase kMeshes[] = {
-    {"tp2", {1, 2, 1, 2}},     {"tp4", {1, 4, 1, 4}},
-    {"ep2", {1, 2, 2, 1}},     {"ep4", {1, 4, 4, 1}},
-    {"ep3", {1, 3, 3, 1}},     {"etp2_ep2", {1, 4, 2, 2}},
-    {"dp2_ep2", {2, 1, 2, 1}}, {"ep4_redundant2", {1, 4, 4, 1}, 2},
+    {"tp2", {1, 2, 1, 2}},
+    {"tp4", {1, 4, 1, 4}},
+    {"ep2", {1, 2, 2, 1}},
+    {"ep4", {1, 4, 4, 1}},
+    {"ep3", {1, 3, 3, 1}},
+    {"etp2_ep2", {1, 4, 2, 2}},
+    {"dp2_ep2", {2, 1, 2, 1}},
+    {"ep4_redundant2", {1, 4, 4, 1}, 2},
+    {"dp2_ep2_alltoall", {2, 1, 2, 1}, 0, "alltoall"},
+    {"dp3_ep3_alltoall", {3, 1, 3, 1}, 2, "alltoall"},
+    {"dp2_tp2_ep4_alltoall", {2, 2, 4, 1}, 2, "alltoall"},
+    {"dp2_tp2_ep2_etp2_alltoall", {2, 2, 2, 2}, 0, "alltoall"},
 };
 
 const char* const kModels[] = {"conformance/mixtral",         "conformance/qwen2_moe",
@@ -67,6 +76,7 @@ class OnMesh : public testing::TestWithParam<std::tuple<const char*, MeshCase>> 
     const auto plain = import_module(options_, false);
     options_.mesh = mesh.mesh;
     options_.gather_logits = mesh.mesh.dp > 1;
+    options_.moe_comm = mesh.moe_comm;
     scratch_ = fs::path(testing::TempDir()) /
                ("mesh-" + options_.model_dir.filename().string() + "-" + mesh.name);
     if (mesh.redundant > 0) {

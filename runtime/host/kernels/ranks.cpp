@@ -2,8 +2,8 @@
 // tests/runtime/host/ranks_test.cpp.
 #include <cstring>
 
-#include "ir/random.h"
 #include "runtime/host/kernels/args.h"
+#include "runtime/host/kernels/route_slot.h"
 
 namespace shunt::host {
 
@@ -37,20 +37,8 @@ void local_routes(std::span<const HostSlot> slots, ThreadPool&) {
   const int64_t mine = args.integer();
   auto* out = args.pointer<int32_t>();
   args.done();
-  for (int64_t t = 0; t < tokens; ++t) {
-    const float u = route_share(static_cast<uint32_t>(t));
-    for (int64_t r = t * k; r < (t + 1) * k; ++r) {
-      out[r] = -1;
-      if (ids[r] < 0) continue;
-      SHUNT_CHECK(ids[r] < experts, "expert {} of {}", ids[r], experts);
-      const float* row = table + ids[r] * replicas * 3;
-      for (int64_t i = 0; i < replicas; ++i, row += 3) {
-        if (u >= row[2]) continue;
-        if (static_cast<int64_t>(row[0]) == mine) out[r] = static_cast<int32_t>(row[1]);
-        break;
-      }
-    }
-  }
+  const RouteTable routes{table, experts, replicas};
+  for (int64_t r = 0; r < tokens * k; ++r) out[r] = routes.slot_of(ids[r], r / k, mine);
 }
 
 }  // namespace shunt::host

@@ -193,7 +193,9 @@ TEST(EmitCpu, EveryOpOfAStepHasARow) {
   for (OpKind load :
        {OpKind::checkpoint, OpKind::dequantize, OpKind::constant, OpKind::store, OpKind::reshape})
     rows.insert(load);
-  for (const codegen::KernelImpl& row : codegen::collective_kernels()) rows.insert(row.op);
+  for (auto* family : {codegen::collective_kernels, codegen::dispatch_kernels}) {
+    for (const codegen::KernelImpl& row : family()) rows.insert(row.op);
+  }
 #define SHUNT_EXPECT_ROW(name, attrs) EXPECT_TRUE(rows.contains(OpKind::name)) << #name;
   SHUNT_OPS(SHUNT_EXPECT_ROW)
 #undef SHUNT_EXPECT_ROW
