@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <map>
 
+#include "ir/expert_load.h"
 #include "passes/passes.h"
 #include "passes/rewrite.h"
 
@@ -33,8 +34,7 @@ bool wins(const Module& module, const Graph& graph, const Op& routed, const Cost
   DimEnv upper;
   for (const auto& [name, factor] : ids.shape[0].terms()) upper[name] = module.dim(graph, name).max;
   // Of a rank's experts a rank's share of the routes is chosen: the model's figures decide.
-  const int64_t model = experts_behind(*routed.operand(2));
-  const int64_t experts = model > 0 ? model : routed.operand(1)->type.shape[0].constant();
+  const int64_t experts = ir::expert_load(routed).experts;
   return cost.sorted_routes_win(ids.shape[0].evaluate(upper), ids.last().constant(), experts);
 }
 

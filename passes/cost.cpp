@@ -1,13 +1,15 @@
 // The default cost model: a roofline from the target's figures. Entry point: RooflineCostModel
 // (passes/pass.h). Tested by tests/passes/cost_test.cpp.
 #include <algorithm>
-#include <cmath>
 
+#include "ir/expert_load.h"
 #include "passes/pass.h"
 
 namespace shunt::passes {
 
 namespace {
+
+constexpr double kRoutesOfChosen = 1.25;  // from so many routes a chosen expert on, sorting wins
 
 bool is_matmul(ir::OpKind kind) {
   using ir::OpKind;
@@ -25,20 +27,19 @@ double RooflineCostModel::seconds(const ir::Op& op, const ir::Graph&, const DimE
   return std::max(bytes / target_.memory_bytes_per_s, flops / rate) + target_.launch_seconds;
 }
 
-/// One route at a time, an expert's weights are read once a route; sorted, once an expert that is
-/// chosen at all: of E experts, E (1 - (1 - k/E)^T) are, if every set of k is equally likely. Both
-/// forms stream weights at nearly the same rate, so sorting wins when routes meet often enough to
-/// pay for the sort:
-/// - GPU: from a quarter more routes than experts on. Measured on an H200 (docs/performance.md):
-///   Mixtral with 8 tokens (ratio 2.2) lost a factor of 1.5 unsorted, Qwen3-30B (1.24) ran at the
-///   memory's limit.
+/// Sorted, an expert's weights are read once if it is chosen at all, by tensor cores; unsorted,
+/// once for a few routes at most, but without a sort before it:
+/// - GPU: sorted from a quarter more routes than chosen experts on. Measured on an H200
+///   (docs/performance.md) with one read for every route: Mixtral with 8 tokens (ratio 2.2) lost a
+///   factor of 1.5 unsorted, Qwen3-30B (1.24) ran at the memory's limit. bench/expert_bench.cpp
+///   times both forms.
 /// - cpu: above two routes an expert, and from 9 tokens on: a sort costs nothing there.
 bool RooflineCostModel::sorted_routes_win(int64_t tokens, int64_t choices, int64_t experts) const {
   const double routes = static_cast<double>(tokens * choices);
   const double e = static_cast<double>(experts);
   if (target_.is_cpu()) return tokens > 8 || routes > 2 * e;
-  const double chosen = e * (1 - std::pow(1 - static_cast<double>(choices) / e, tokens));
-  return routes > 1.25 * chosen;
+  const ir::ExpertLoad load{experts, experts, choices};
+  return routes > kRoutesOfChosen * load.chosen(tokens);
 }
 
 }  // namespace shunt::passes

@@ -27,13 +27,6 @@ Op* producer(const Value* value, OpKind kind) {
   return value->def;
 }
 
-int64_t experts_behind(const ir::Value& ids) {
-  if (ids.def == nullptr) return 0;
-  if (const auto* a = std::get_if<ir::DispatchAttrs>(&ids.def->attrs)) return a->experts;
-  if (const auto* a = std::get_if<ir::LocalRoutesAttrs>(&ids.def->attrs)) return a->experts;
-  return 0;
-}
-
 bool is_private(const Graph& graph, const Value* value) {
   return value->users.size() == 1 && !ir::is_pinned(graph, value);
 }

@@ -18,9 +18,6 @@ ir::Graph* step_graph(const ir::Module& module);
 
 /// The op that makes `value` if it is of this kind, else nullptr. Takes nullptr.
 ir::Op* producer(const ir::Value* value, ir::OpKind kind);
-/// Experts of the model, of which the ids name this rank's: from the op that made them local; 0 for
-/// ids that name all experts.
-int64_t experts_behind(const ir::Value& ids);
 /// True if `value` has exactly one use and nobody outside looks at it, so that it may disappear
 /// into its user.
 bool is_private(const ir::Graph& graph, const ir::Value* value);

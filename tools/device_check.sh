@@ -10,6 +10,7 @@
 #   sanitize          compute-sanitizer memcheck and racecheck over storyteller
 #   bench PLAN:P:B... decode and prefill of plans in $PLANS, e.g. bench olmoe-1b-7b:2048:1 (stops at a non-match)
 #   profile PLAN:P:B  the same with one step timed kernel by kernel
+#   experts FLAGS...  the experts of a decode step in every way, e.g. experts "--tokens 8 --ranks 4" (EXPERT_BENCH names the program)
 #   mesh FLAGS...     models on several GPUs, e.g. mesh "--tp 2" "--ep 4": goldens (a thread a GPU), storyteller's likelihood
 #   launch N          the same ids from N threads, torchrun, mpirun's variables, and over sockets alone
 #   kill N            N processes; one is killed while it loads, captures, and decodes: the others must end and say so
@@ -152,6 +153,12 @@ while [ $# -gt 0 ]; do
       done
       ;;
     bench) while [[ ${1:-} == *:*:* ]]; do bench_case "$1" -r 3; shift; done ;;
+    experts)
+      while [[ ${1:-} == --* ]]; do
+        timeout 300 "${EXPERT_BENCH:-build/bench/expert_bench}" $1 2>&1 | tee "$OUT/experts$(tr -d ' ' <<<"$1").log"
+        shift
+      done
+      ;;
     mesh)
       while [[ ${1:-} == --* ]]; do
         for model in $MESH_MODELS; do

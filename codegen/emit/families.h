@@ -10,6 +10,7 @@ namespace shunt::codegen {
 
 std::vector<KernelImpl> linear_kernels();            // emit/linear.cpp
 std::vector<KernelImpl> linear_gemv_kernels();       // emit/linear_gemv.cpp
+std::vector<KernelImpl> linear_routed_kernels();     // emit/linear_routed.cpp
 std::vector<KernelImpl> linear_grouped_kernels();    // emit/linear_grouped.cpp
 std::vector<KernelImpl> norm_kernels();              // emit/norm.cpp
 std::vector<KernelImpl> tensor_kernels();            // emit/tensor.cpp

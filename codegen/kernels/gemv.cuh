@@ -6,17 +6,35 @@
 // where K allows) at a time; the kUnroll reads of the next piece are issued before the current one
 // is used, across tiles too, so that the memory never idles.
 //
-// Config: X, W, Out; kRows, the rows of x a block holds; kDepth = K; kOutColumns = N', the columns
-// of the result; kGlu: rows n and n + N' of w make one column; kVec, kUnroll, kColumns, kSplit,
-// kWarps, kSmemBytes; epilogue(const float* value, int row, int column, extra...), value[0] being
-// acc or gate, value[1] up.
+// Config: X, W, Out; kRows, the rows of x that share a read of w; kXBuffers, so many sets of rows
+// have room in shared memory; kDepth = K; kOutColumns = N', the columns of the result; kGlu: rows n
+// and n + N' of w make one column; kVec, kUnroll, kColumns, kSplit, kWarps, kSmemBytes;
+// epilogue(const float* value, int row, int column, extra...), value[0] being acc or gate, value[1]
+// up.
 #pragma once
 
 #include "common/common.cuh"
 
 namespace shunt {
 
-/// The streaming product of one block: `rows` rows of x (at most kRows) with tiles of columns of w.
+/// Rows one after another, of x and of the result: what Gemv's members call `rows`.
+template <class Config>
+struct RowsInOrder {
+  const typename Config::X* x;
+  typename Config::Out* out;
+  int count;          // at most kRows
+  int first_row = 0;  // of the epilogue
+
+  __device__ __forceinline__ const typename Config::X* source(int r) const {
+    return x + static_cast<int64>(r) * Config::kDepth;
+  }
+  __device__ __forceinline__ typename Config::Out* target(int r) const {
+    return out + static_cast<int64>(r) * Config::kOutColumns;
+  }
+  __device__ __forceinline__ int epilogue_row(int r) const { return first_row + r; }
+};
+
+/// The streaming product of one block: `rows` of x (at most kRows) with tiles of columns of w.
 template <class Config>
 struct Gemv {
   using X = typename Config::X;
@@ -45,10 +63,10 @@ struct Gemv {
   static constexpr int kMaxXVec = 16 / static_cast<int>(sizeof(X));
   static constexpr int kXVec = kVec < kMaxXVec ? kVec : kMaxXVec;
 
-  // Dynamic shared memory: x as [kRows][kPaddedDepth], then the warps' sums, twice: tiles take
-  // turns, so that one barrier a tile is enough.
+  // Dynamic shared memory: x as [kXBuffers][kRows][kPaddedDepth], then the warps' sums, twice:
+  // tiles take turns, so that one barrier a tile is enough.
   static constexpr int kXBytes = round_up(kRows * kPaddedDepth * static_cast<int>(sizeof(X)), 16);
-  static constexpr int kSmemBytes = kXBytes + 2 * kWarps * kSums * 4;
+  static constexpr int kSmemBytes = Config::kXBuffers * kXBytes + 2 * kWarps * kSums * 4;
 
   static_assert(kWarps % kSplit == 0 && kDepth % kVec == 0 && kSums <= 64);
   static_assert(kSmemBytes == Config::kSmemBytes,
@@ -63,6 +81,10 @@ struct Gemv {
 
   __device__ __forceinline__ explicit Gemv(const W* weights)
       : w(weights), team(warp_index() / kSplit), split(warp_index() % kSplit), lane(lane_index()) {}
+
+  __device__ __forceinline__ static X* x_buffer(int i) {
+    return reinterpret_cast<X*>(dynamic_smem<uint8>() + i * kXBytes);
+  }
 
   __device__ __forceinline__ int first_column(int tile) const {
     return tile * kTileColumns + team * kColumns;
@@ -92,7 +114,8 @@ struct Gemv {
     }
   }
 
-  __device__ __forceinline__ void multiply(const Piece& in, int piece, const X* x_smem,
+  /// Rows from `count` on are left out (the same for all lanes).
+  __device__ __forceinline__ void multiply(const Piece& in, int piece, const X* x_smem, int count,
                                            float (&sums)[kSums]) const {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
@@ -104,6 +127,7 @@ struct Gemv {
       }
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
+        if (r > 0 && r >= count) continue;
         const Vec<float, kVec> x = to_float(load<kVec>(x_lane + r * kPaddedDepth));
 #pragma unroll
         for (int j = 0; j < kColumns * kParts; ++j) {
@@ -117,13 +141,14 @@ struct Gemv {
   }
 
   /// Copies rows of x to shared memory; missing rows and the padding of K become zero.
-  __device__ __forceinline__ static void stage_rows(const X* x, int rows, X* x_smem) {
+  template <class Rows>
+  __device__ __forceinline__ static void stage_rows(const Rows& rows, X* x_smem) {
     constexpr int kMoves = kPaddedDepth / kXVec;
     for (int i = threadIdx.x; i < kRows * kMoves; i += kThreads) {
       const int r = i / kMoves;
       const int k = i % kMoves * kXVec;
       Vec<X, kXVec> value = zero_vec<X, kXVec>();
-      if (r < rows && k < kDepth) value = load<kXVec>(x + static_cast<int64>(r) * kDepth + k);
+      if (r < rows.count && k < kDepth) value = load<kXVec>(rows.source(r) + k);
       store(x_smem + r * kPaddedDepth + k, value);
     }
   }
@@ -146,14 +171,14 @@ struct Gemv {
 
   /// Applies the epilogue to a tile's totals, partial_totals[kSplit][kSums] of this team, and
   /// writes the results.
-  template <class... Extra>
-  __device__ __forceinline__ void write(const float* partial_totals, int tile, int rows,
-                                        int epilogue_row, Out* out, Extra... extra) const {
+  template <class Rows, class... Extra>
+  __device__ __forceinline__ void write(const float* partial_totals, int tile, const Rows& rows,
+                                        Extra... extra) const {
     for (int i = lane; i < kColumns * kRows; i += 32) {
       const int c = i / kRows;
       const int r = i % kRows;
       const int column = first_column(tile) + c;
-      if (r >= rows || column >= kOutColumns) continue;
+      if (r >= rows.count || column >= kOutColumns) continue;
       float value[kParts];
 #pragma unroll
       for (int p = 0; p < kParts; ++p) {
@@ -163,41 +188,51 @@ struct Gemv {
           value[p] += partial_totals[s * kSums + (c * kParts + p) * kRows + r];
         }
       }
-      out[static_cast<int64>(r) * kOutColumns + column] =
-          from_float<Out>(Config::epilogue(value, epilogue_row + r, column, extra...));
+      rows.target(r)[column] =
+          from_float<Out>(Config::epilogue(value, rows.epilogue_row(r), column, extra...));
     }
   }
 
-  /// Tiles first_tile, first_tile + stride, ... `next` holds piece 0 of the first. The epilogue's
-  /// row is epilogue_row + row.
-  template <class... Extra>
-  __device__ __forceinline__ void run(Piece& next, int first_tile, int stride, const X* x, int rows,
-                                      int epilogue_row, Out* out, Extra... extra) const {
-    X* x_smem = dynamic_smem<X>();
-    float* totals =
-        reinterpret_cast<float*>(dynamic_smem<uint8>() + kXBytes);  // [2][kWarps][kSums]
-    stage_rows(x, rows, x_smem);
+  /// One tile with the rows at x_smem, of which the first `count` are used (kRows if that is not
+  /// worth a branch). `next` holds the tile's piece 0; `read_on()` is called when that of the tile
+  /// after it can be read into `next`. `turn` alternates between 0 and 1.
+  template <class Rows, class ReadOn, class... Extra>
+  __device__ __forceinline__ void multiply_tile(Piece& next, int tile, int turn, const X* x_smem,
+                                                const Rows& rows, int count, ReadOn&& read_on,
+                                                Extra... extra) const {
+    float* totals = reinterpret_cast<float*>(x_buffer(Config::kXBuffers)) +
+                    (turn * kWarps + team * kSplit) * kSums;  // [kSplit][kSums]
+    float sums[kSums] = {};
+    for (int piece = 0; piece < kPieces; ++piece) {
+      const Piece current = next;
+      if (piece + 1 < kPieces) {
+        read(next, tile, piece + 1);
+      } else {
+        read_on();
+      }
+      multiply(current, piece, x_smem, count, sums);
+    }
+    reduce(sums, totals + split * kSums);
+    if constexpr (kSplit > 1) {
+      __syncthreads();
+    } else {
+      __syncwarp();
+    }
+    if (split == 0) write(totals, tile, rows, extra...);
+  }
+
+  /// Tiles first_tile, first_tile + stride, ... `next` holds piece 0 of the first.
+  template <class Rows, class... Extra>
+  __device__ __forceinline__ void run(Piece& next, int first_tile, int stride, const Rows& rows,
+                                      Extra... extra) const {
+    stage_rows(rows, x_buffer(0));
     __syncthreads();
     int turn = 0;
     for (int tile = first_tile; tile < kTiles; tile += stride, turn ^= 1) {
-      float sums[kSums] = {};
-      for (int piece = 0; piece < kPieces; ++piece) {
-        const Piece current = next;
-        if (piece + 1 < kPieces) {
-          read(next, tile, piece + 1);
-        } else if (tile + stride < kTiles) {
-          read(next, tile + stride, 0);
-        }
-        multiply(current, piece, x_smem, sums);
-      }
-      float* team_totals = totals + (turn * kWarps + team * kSplit) * kSums;
-      reduce(sums, team_totals + split * kSums);
-      if constexpr (kSplit > 1) {
-        __syncthreads();
-      } else {
-        __syncwarp();
-      }
-      if (split == 0) write(team_totals, tile, rows, epilogue_row, out, extra...);
+      const auto read_on = [&] {
+        if (tile + stride < kTiles) read(next, tile + stride, 0);
+      };
+      multiply_tile(next, tile, turn, x_buffer(0), rows, kRows, read_on, extra...);
     }
   }
 };
@@ -212,9 +247,10 @@ __device__ __forceinline__ void gemv(const typename Config::X* x, const typename
   wait_for_predecessor();
   launch_dependents();
   const int row = blockIdx.y * Config::kRows;
-  product.run(first, blockIdx.x, gridDim.x, x + static_cast<int64>(row) * Config::kDepth,
-              min(rows - row, Config::kRows), row,
-              out + static_cast<int64>(row) * Config::kOutColumns, extra...);
+  const RowsInOrder<Config> mine{x + static_cast<int64>(row) * Config::kDepth,
+                                 out + static_cast<int64>(row) * Config::kOutColumns,
+                                 min(rows - row, Config::kRows), row};
+  product.run(first, blockIdx.x, gridDim.x, mine, extra...);
 }
 
 /// routed_linear: route r = blockIdx.x computes out[r] = x[r / kRoutesPerRow] . w[ids[r]]^T; a
@@ -236,8 +272,9 @@ __device__ __forceinline__ void routed_gemv(const typename Config::X* x,
   Product product(w + expert * kExpertSize);
   typename Product::Piece first;
   product.read(first, blockIdx.y, 0);
-  product.run(first, blockIdx.y, gridDim.y, x + route / Config::kRoutesPerRow * Config::kDepth, 1,
-              expert, out + route * Config::kOutColumns, extra...);
+  const RowsInOrder<Config> mine{x + route / Config::kRoutesPerRow * Config::kDepth,
+                                 out + route * Config::kOutColumns, 1, expert};
+  product.run(first, blockIdx.y, gridDim.y, mine, extra...);
 }
 
 }  // namespace shunt

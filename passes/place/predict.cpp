@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "ir/error.h"
-#include "passes/rewrite.h"
+#include "ir/expert_load.h"
 
 namespace shunt::passes {
 
@@ -26,16 +26,6 @@ const ir::Graph& decode_graph(const ir::Module& module, int64_t sequences) {
   }
   if (best == nullptr) user_error("the module has no decode step for {} sequences", sequences);
   return *best;
-}
-
-/// Experts of the model and choices of a token behind the ids of an op.
-struct Routing {
-  double experts, choices;
-};
-Routing routing_of(const ir::Value& ids, double local) {
-  const double choices = static_cast<double>(ids.type.last().constant());
-  const int64_t mapped = experts_behind(ids);
-  return {mapped > 0 ? static_cast<double>(mapped) : local, choices};
 }
 
 MeshAxis group_of(const Op& collective) {
@@ -96,13 +86,14 @@ class Predictor {
   /// Weights of the experts that this step takes on the fullest rank.
   double expert_bytes(const Op& op) const {
     const Type& w = op.operand(1)->type;
-    const double local = static_cast<double>(w.shape[0].constant());
-    const ir::Value* ids = op.operand(2);
-    // Sorted routes: the ids are behind the sort.
-    if (op.kind == OpKind::grouped_linear && ids->def != nullptr) ids = ids->def->operand(0);
-    const Routing r = routing_of(*ids, local);
+    const ir::ExpertLoad load = ir::expert_load(op);
+    const ir::Value* ids = ir::route_ids(op);
+    SHUNT_CHECK(ids != nullptr, "the routes of {} are not made by a route_sort", op.loc);
     const double tokens = static_cast<double>(ids->type.shape[0].evaluate(at_));
-    const double distinct = distinct_experts(r.experts, r.choices, tokens, local, module_.mesh.ep);
+    const double local = static_cast<double>(load.local);
+    const double distinct =
+        distinct_experts(static_cast<double>(load.experts), static_cast<double>(load.choices),
+                         tokens, local, module_.mesh.ep);
     return static_cast<double>(w.bytes().constant()) / local * distinct;
   }
 

@@ -9,7 +9,8 @@ namespace {
 /// Rows with device code of ours: linear.cublaslt launches none.
 std::vector<KernelImpl> rows_with_kernels() {
   std::vector<KernelImpl> rows;
-  for (const auto& family : {linear_gemv_kernels(), linear_kernels(), linear_grouped_kernels()}) {
+  for (const auto& family : {linear_gemv_kernels(), linear_routed_kernels(), linear_kernels(),
+                             linear_grouped_kernels()}) {
     for (const KernelImpl& row : family) {
       if (row.name != "linear.cublaslt") rows.push_back(row);
     }
@@ -123,13 +124,15 @@ void expect_routed(int tokens, int k, int experts, int n, int depth, const std::
                "routed_linear %r0, @d, %ids, @b {{epilogue = \"relu(acc + x0)\", out = f32}} : "
                "f32[{}*T, {}]",
                k, depth)}),
-      {"routed_linear.gemv"});
+      {"routed_linear.gemv", "routed_linear.grouped_gemv"});
 }
 
 TEST(LinearNvrtc, Routed) {
   expect_routed(1, 8, 64, 2048, 2048, "bf16");
   expect_routed(8, 8, 128, 1536, 2048, "bf16");
   expect_routed(1, 2, 8, 28672, 4096, "bf16");
+  expect_routed(8, 2, 8, 28672, 4096, "bf16");
+  expect_routed(8, 8, 128, 384, 2048, "bf16");
   expect_routed(3, 2, 4, 40, 24, "f16");
   expect_routed(2, 3, 5, 14, 9, "f32");
 }

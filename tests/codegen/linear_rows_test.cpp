@@ -10,7 +10,8 @@ namespace {
 
 std::vector<KernelImpl> family() {
   std::vector<KernelImpl> rows;
-  for (const auto& part : {linear_gemv_kernels(), linear_kernels(), linear_grouped_kernels()}) {
+  for (const auto& part : {linear_gemv_kernels(), linear_routed_kernels(), linear_kernels(),
+                           linear_grouped_kernels()}) {
     rows.insert(rows.end(), part.begin(), part.end());
   }
   return rows;
@@ -123,14 +124,30 @@ TEST(LinearRows, WeightsThatAreComputedAreNotReadAhead) {
 
 TEST(LinearRows, ExpertForms) {
   const std::string params = "param @w : bf16[64, 2048, 2048]";
-  EXPECT_EQ(choose(8, params, "%x : bf16[T, 2048], %ids : i32[T, 8]",
-                   "routed_linear %x, @w, %ids : bf16[8*T, 2048]")
-                .best,
-            "routed_linear.gemv");
+  const auto routed = [&](int tokens) {
+    return choose(tokens, params, "%x : bf16[T, 2048], %ids : i32[T, 8]",
+                  "routed_linear %x, @w, %ids : bf16[8*T, 2048]")
+        .best;
+  };
+  EXPECT_EQ(routed(1), "routed_linear.gemv");  // a token's experts are distinct
+  EXPECT_EQ(routed(8), "routed_linear.grouped_gemv");
+  EXPECT_EQ(routed(512), "routed_linear.gemv");  // a list of all routes would be too long
   EXPECT_EQ(choose(64, params, "%x : bf16[T, 2048], %o : i32[65], %rows : i32[8*T]",
                    "grouped_linear %x, @w, %o, %rows {gather = 8} : bf16[8*T, 2048]")
                 .best,
             "grouped_linear.mma");
+}
+
+TEST(LinearRows, FewRoutesAreLocal) {
+  for (int tokens : {1, 2, 8, 16}) {
+    EXPECT_EQ(choose(tokens, "param @w : bf16[32, 1536, 2048]\nparam @table : f32[384]",
+                     "%x : bf16[T, 2048], %ids : i32[T, 8]",
+                     "local_routes %ids, @table {experts = 128} : i32[T, 8]\n  %s = "
+                     "routed_linear %x, @w, %r : bf16[8*T, 1536]")
+                  .best,
+              "routed_linear.grouped_gemv")
+        << tokens;
+  }
 }
 
 }  // namespace

@@ -13,8 +13,9 @@ namespace {
 
 using Cases = std::vector<OpCase>;
 
-/// Routes by run: 0 as generated, 1 all to one expert, 2 all dropped, 3 every other token dropped,
-/// 4 only the last experts.
+/// Routes by run: 0 as generated, 1 all tokens to the same experts, 2 all dropped, 3 every other
+/// token dropped, 4 only the last experts, 5 most dropped, 6 all to two experts, which a token then
+/// has several times (forced routing may).
 void set_routes(int64_t experts, int run, ir::Tensor& ids) {
   const int64_t k = ids.last();
   for (size_t r = 0; r < ids.i.size(); ++r) {
@@ -22,6 +23,8 @@ void set_routes(int64_t experts, int run, ir::Tensor& ids) {
     if (run == 1) ids.i[r] = static_cast<int32_t>((experts / 2 + choice) % experts);
     if (run == 2 || (run == 3 && token % 2 == 1)) ids.i[r] = -1;
     if (run == 4) ids.i[r] = static_cast<int32_t>(experts - 1 - choice);
+    if (run == 5 && r % 7 != 3) ids.i[r] = -1;
+    if (run == 6) ids.i[r] = static_cast<int32_t>(r * r % 3 % 2) % static_cast<int32_t>(experts);
   }
 }
 
@@ -245,6 +248,59 @@ void add_experts(Cases& cases) {
   }
 }
 
+/// The experts of one of `ranks` ranks, most of whose routes are another's: expert e is in slot e /
+/// ranks of rank e % ranks.
+OpCase part_case(const Experts& s, int64_t ranks, const ExpertTypes& t) {
+  Experts mine = s;
+  mine.experts = s.experts / ranks;
+  const auto graph = [&](const char* name, const char* dims) {
+    return fmt::format(
+        "graph @step.{name}(%x : {t}[T, {i}], %ids : i32[T, {k}], %w : f32[T, {k}]) dims({dims}) "
+        "{{\n"
+        "  %own = local_routes %ids, @table {{experts = {e}}} : i32[T, {k}]\n"
+        "  %a = routed_linear %x, @up, %own, @up_bias {{epilogue = \"silu(gate) * up + x0\", "
+        "glu = true, out = {t}}} : {t}[{k}*T, {n}]\n"
+        "  %b = routed_linear %a, @down, %own {{out = f32}} : f32[{k}*T, {i}]\n"
+        "  %c = combine_routes %b, %w, %own, %x : {t}[T, {i}]\n"
+        "  return %own, %a, %b, %c\n}}\n",
+        fmt::arg("name", name), fmt::arg("dims", dims), fmt::arg("t", t.x), fmt::arg("i", s.in),
+        fmt::arg("k", s.k), fmt::arg("n", s.out), fmt::arg("e", s.experts));
+  };
+  OpCase c;
+  c.name = case_name(fmt::format("routed_part_{}_{}_e{}_of_{}_k{}_{}", t.x, t.w, mine.experts,
+                                 s.experts, s.k, s.in));
+  c.module =
+      module_text(fmt::format("param @table : f32[{}]\n", 3 * s.experts) + expert_params(mine, t) +
+                      graph("decode.1", "T in [1, 1], S in [1, 1]") +
+                      graph("decode.8", "T in [2, 8], S in [2, 8]") + graph("any", "T in [1, 24]"),
+                  24);
+  c.runs = {decode_run(8), decode_run(8), decode_run(8), decode_run(7), decode_run(5),
+            decode_run(8), decode_run(8), decode_run(1), {{24}},        {{3}}};
+  c.cpu = std::string(t.x) == "f32";
+  c.slack = 4;  // %b is made of what was rounded in %a
+  c.adjust = [s, ranks](const std::string& name, int run, ir::Tensor& x) {
+    if (name == "ids") {
+      for (size_t r = 0; r < x.i.size(); ++r)  // distinct experts in a token, all over the model
+        x.i[r] = static_cast<int32_t>((r / static_cast<size_t>(s.k) * 29 + r * 5 + 1) %
+                                      static_cast<size_t>(s.experts));
+      set_routes(s.experts, run, x);
+    }
+    for (int64_t e = 0; name == "table" && e < s.experts; ++e) {
+      float* row = x.f.data() + 3 * e;
+      row[0] = static_cast<float>(e % ranks), row[1] = static_cast<float>(e / ranks), row[2] = 1;
+    }
+  };
+  return c;
+}
+
+void add_parts(Cases& cases) {
+  cases.push_back(part_case({128, 8, 72, 40}, 4, {"bf16", "bf16"}));
+  cases.push_back(part_case({8, 2, 40, 24}, 2, {"f16", "f16"}));
+  cases.push_back(part_case({16, 4, 1100, 12}, 8, {"f32", "bf16"}));
+  cases.push_back(part_case({6, 3, 2048, 136}, 3, {"bf16", "bf16"}));
+  cases.push_back(part_case({64, 8, 33, 7}, 2, {"f32", "f32"}));
+}
+
 /// Enough routes for the sort over several blocks.
 void add_large_sort(Cases& cases) {
   for (const int64_t experts : {1, 128, 257}) {
@@ -305,6 +361,7 @@ std::vector<OpCase> moe_cases() {
   add_topk(cases, kCapacityGates, "capacity_gate");
   add_norm_gate(cases);
   add_experts(cases);
+  add_parts(cases);
   add_large_sort(cases);
   add_blocks(cases);
   return cases;

@@ -28,24 +28,25 @@ __device__ __forceinline__ float warp_max(float x) {
 }
 
 /// Sums kCount (a power of two, at most 32) values over the warp at once, in kCount - 1 + log2(32 /
-/// kCount) exchanges: lane l gets the total of values[l / (32 / kCount)].
-template <int kCount>
-__device__ __forceinline__ float warp_sum_each(float (&values)[kCount]) {
-  int step = 16;
+/// kCount) exchanges: lane l gets the total of values[l / (32 / kCount)]. Groups of 2 * kStep lanes
+/// take part.
+template <int kCount, int kStep = 16>
+__device__ __forceinline__ float warp_sum_each(const float (&values)[kCount]) {
+  if constexpr (kCount == 1) {
+    return warp_sum<2 * kStep>(values[0]);
+  } else {
+    // Partners split the values: each keeps one half and hands over the other. A template for each
+    // size, so that no index is left to run time (which would put the values in memory).
+    const bool upper = (lane_index() & kStep) != 0;
+    float half[kCount / 2];
 #pragma unroll
-  for (int alive = kCount; alive > 1; alive /= 2, step /= 2) {
-    // Partners split the values that are alive: each keeps one half and hands over the other.
-    const bool upper = (lane_index() & step) != 0;
-#pragma unroll
-    for (int i = 0; i < alive / 2; ++i) {
-      const float keep = upper ? values[i + alive / 2] : values[i];
-      const float give = upper ? values[i] : values[i + alive / 2];
-      values[i] = keep + __shfl_xor_sync(kFullWarp, give, step);
+    for (int i = 0; i < kCount / 2; ++i) {
+      const float keep = upper ? values[i + kCount / 2] : values[i];
+      const float give = upper ? values[i] : values[i + kCount / 2];
+      half[i] = keep + __shfl_xor_sync(kFullWarp, give, kStep);
     }
+    return warp_sum_each<kCount / 2, kStep / 2>(half);
   }
-#pragma unroll
-  for (; step > 0; step /= 2) values[0] += __shfl_xor_sync(kFullWarp, values[0], step);
-  return values[0];
 }
 
 /// Sum over a block of kThreads (a multiple of 32) threads; every thread gets it. `scratch` is
