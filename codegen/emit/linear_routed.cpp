@@ -50,6 +50,14 @@ int64_t routes_per_row(const ir::Op& op, const Product& p) {
   return p.x->type.shape[0] == ids.shape[0] ? ids.last().constant() : 1;
 }
 
+/// True if the ids are older than any kernel that can run right before this op's: an earlier
+/// routed_linear used them to make x.
+bool ids_are_early(const ir::Op& op) {
+  const ir::Op* before = op.operand(0)->def;
+  return before != nullptr && before->kind == ir::OpKind::routed_linear &&
+         before->operand(2) == op.operand(2);
+}
+
 void emit_routed(const ir::Op& op, StepBuilder& steps) {
   const Product p = describe_product(op);
   const Context& context = steps.context();
@@ -57,7 +65,7 @@ void emit_routed(const ir::Op& op, StepBuilder& steps) {
   const GemvConfig c = choose_gemv(p, 1, routes, context.target);
   LaunchBuilder launch(steps, "routed_linear_gemv", "gemv.cuh", "routed_gemv");
   add_gemv_config(launch, p, c);
-  launch.number("kRoutesPerRow", routes_per_row(op, p));
+  launch.number("kRoutesPerRow", routes_per_row(op, p)).boolean("kEarlyIds", ids_are_early(op));
   launch.in("x", p.x).in("w", p.w).in("ids", op.operand(2)).out("out", op.result());
   add_extra_operands(p, launch);
   launch.launch({p.rows, DimExpr(column_blocks(c, routes, context.target)), DimExpr(1)},
@@ -102,8 +110,9 @@ GroupedConfig choose_grouped(const ir::Op& op, const Product& p, const Context& 
   g.list_bytes = 4 + 12 * routes + 8 * load.local;
   c.vec = vector_width(p.depth, 16 / dtype_bytes(p.w_type()));
   c.columns = std::max<int64_t>(1, 2 / p.parts());
+  const int64_t reads = c.rows <= 2 ? kGemvReads : kGemvReads * 3 / 4;  // or registers are short
   const auto tile = [&] {
-    c.unroll = best_unroll(p.depth, c, std::max<int64_t>(1, kGemvReads / (c.columns * p.parts())));
+    c.unroll = best_unroll(p.depth, c, std::max<int64_t>(1, reads / (c.columns * p.parts())));
     c.padded_depth = padded_depth(p.depth, c);
     c.tiles = ceil_div(p.columns, kGemvWarps / c.split * c.columns);
     c.smem = gemv_smem(p, c);
@@ -111,7 +120,7 @@ GroupedConfig choose_grouped(const ir::Op& op, const Product& p, const Context& 
   tile();
   // A short K leaves room for more columns in flight.
   while (2 * c.columns * p.parts() * c.rows <= kGemvSums &&
-         2 * c.columns * p.parts() * c.unroll <= kGemvReads) {
+         2 * c.columns * p.parts() * c.unroll <= reads) {
     c.columns *= 2;
   }
   tile();
@@ -163,7 +172,8 @@ void emit_grouped(const ir::Op& op, StepBuilder& steps) {
   launch.number("kExperts", p.experts)
       .number("kMaxRoutes", steps.context().bound(p.rows))
       .number("kRoutesPerRow", routes_per_row(op, p))
-      .number("kListBytes", g.list_bytes);
+      .number("kListBytes", g.list_bytes)
+      .boolean("kEarlyIds", ids_are_early(op));
   launch.in("x", p.x).in("w", p.w).in("ids", op.operand(2)).out("out", op.result());
   launch.i32("routes", p.rows);
   add_extra_operands(p, launch);

@@ -254,8 +254,8 @@ __device__ __forceinline__ void gemv(const typename Config::X* x, const typename
 }
 
 /// routed_linear: route r = blockIdx.x computes out[r] = x[r / kRoutesPerRow] . w[ids[r]]^T; a
-/// route whose id is -1 keeps its row of `out` as it was. The epilogue's row is the expert. Grid:
-/// (routes, at most kTiles).
+/// route whose id is -1 keeps its row of `out` as it was. The epilogue's row is the expert. With
+/// kEarlyIds the ids are older than the predecessor. Grid: (routes, at most kTiles).
 template <class Config, class... Extra>
 __device__ __forceinline__ void routed_gemv(const typename Config::X* x,
                                             const typename Config::W* w, const int* ids,
@@ -265,13 +265,14 @@ __device__ __forceinline__ void routed_gemv(const typename Config::X* x,
   constexpr int64 kExpertSize =
       static_cast<int64>(Product::kParts) * Config::kOutColumns * Config::kDepth;
   const int64 route = blockIdx.x;
-  wait_for_predecessor();
-  launch_dependents();
-  const int expert = ids[route];
-  if (expert < 0) return;
+  if constexpr (!Config::kEarlyIds) wait_for_predecessor();
+  const int expert = Config::kEarlyIds ? load_early(ids + route) : ids[route];
   Product product(w + expert * kExpertSize);
   typename Product::Piece first;
-  product.read(first, blockIdx.y, 0);
+  if (expert >= 0) product.read(first, blockIdx.y, 0);
+  if constexpr (Config::kEarlyIds) wait_for_predecessor();
+  launch_dependents();
+  if (expert < 0) return;
   const RowsInOrder<Config> mine{x + route / Config::kRoutesPerRow * Config::kDepth,
                                  out + route * Config::kOutColumns, 1, expert};
   product.run(first, blockIdx.y, gridDim.y, mine, extra...);

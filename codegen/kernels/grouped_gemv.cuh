@@ -5,7 +5,8 @@
 //
 // A route's result depends on its x and its expert alone: on no other route, nor on the grid.
 //
-// Config: that of gemv.cuh; kExperts, kMaxRoutes, kRoutesPerRow, kListBytes.
+// Config: that of gemv.cuh; kExperts, kMaxRoutes, kRoutesPerRow, kListBytes; kEarlyIds: the ids are
+// older than the predecessor, so that its end is not waited for before the first weights are read.
 #pragma once
 
 #include "gemv.cuh"
@@ -38,7 +39,7 @@ struct RouteGroups {
   /// By the whole block; the list is complete for all of it at the end.
   __device__ __forceinline__ void find(const int* ids, int routes) {
     for (int r = threadIdx.x; r < routes; r += blockDim.x) {
-      const int id = ids[r];
+      const int id = Config::kEarlyIds ? load_early(ids + r) : ids[r];
       expert[r] = id < Config::kExperts ? ::max(id, -1) : -1;
     }
     __syncthreads();
@@ -123,21 +124,30 @@ __device__ __forceinline__ void grouped_gemv(const typename Config::X* x,
   static_assert(Config::kListBytes == sizeof(Groups), "the emitter counts as this header does");
   Groups& groups = *reinterpret_cast<Groups*>(dynamic_smem<uint8>() + Product::kSmemBytes);
   groups.clear();
-  wait_for_predecessor();
-  launch_dependents();
+  if constexpr (!Config::kEarlyIds) {
+    wait_for_predecessor();
+    launch_dependents();
+  }
   groups.find(ids, routes);
 
   // Items are the tiles of group 0, then of group 1, ...; this block has [item, end).
   const int64 items = static_cast<int64>(groups.count) * kTiles;
   int64 item = items * blockIdx.x / gridDim.x;
   const int64 end = items * (blockIdx.x + 1) / gridDim.x;
-  if (item == end) return;
+  if (item == end) {
+    if constexpr (Config::kEarlyIds) wait_for_predecessor();
+    return;
+  }
   const int last_group = static_cast<int>((end - 1) / kTiles);
   int group = static_cast<int>(item / kTiles), tile = static_cast<int>(item % kTiles);
   GroupRows<Config> rows(groups, group, x, out);
   Product product(w + rows.expert * kExpertSize);
   typename Product::Piece next;
   product.read(next, tile, 0);
+  if constexpr (Config::kEarlyIds) {
+    wait_for_predecessor();
+    launch_dependents();
+  }
   int turn = 0;
   while (true) {  // as many groups as there are buffers of x
     const int staged = ::min(kBuffers, last_group + 1 - group);

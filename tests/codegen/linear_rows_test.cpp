@@ -4,6 +4,7 @@
 
 #include "codegen/emit/families.h"
 #include "ir/error.h"
+#include "tests/codegen/row_compiler.h"
 
 namespace shunt::codegen {
 namespace {
@@ -147,6 +148,31 @@ TEST(LinearRows, FewRoutesAreLocal) {
                   .best,
               "routed_linear.grouped_gemv")
         << tokens;
+  }
+}
+
+/// A kernel may read ids before its predecessor has ended only if that is not what wrote them.
+TEST(LinearRows, IdsAreReadEarlyByTheSecondProduct) {
+  const auto module = ir::parse(
+      "module @t stage(logical)\ndim T in [1, 8]\nparam @up : bf16[16, 64, 32]\n"
+      "param @down : bf16[16, 32, 64]\ngraph @g(%x : bf16[T, 32], %ids : i32[T, 2], "
+      "%other : i32[T, 2]) {\n"
+      "  %a = routed_linear %x, @up, %ids : bf16[2*T, 64]\n"
+      "  %b = routed_linear %a, @down, %ids : bf16[2*T, 32]\n"
+      "  %c = routed_linear %a, @down, %other : bf16[2*T, 32]\n"
+      "  return %b, %c\n}\n");
+  ir::verify(*module);
+  const Context context{find_target("sm_90a"), *module, *module->graphs[0], {{"T", 8}}};
+  for (const KernelImpl& row : linear_routed_kernels()) {
+    RecordingSteps steps(context);
+    for (const auto& op : module->graphs[0]->ops) row.emit(*op, steps);
+    std::string early;
+    for (const auto& l : steps.launched) {
+      for (const TemplateArg& arg : l.kernel.config) {
+        if (arg.name == "kEarlyIds") early += arg.value + " ";
+      }
+    }
+    EXPECT_EQ(early, "false true false ") << row.name;
   }
 }
 
