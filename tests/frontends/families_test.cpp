@@ -52,6 +52,20 @@ INSTANTIATE_TEST_SUITE_P(Cases, FamilyGolden,
                                          "llama_rope3", "lfm2_moe", "qwen3_next"),
                          [](const auto& info) { return std::string(info.param); });
 
+/// Keys that another key makes meaningless are read all the same: Falcon-40B has parallel_attn.
+TEST(KeysWithoutSay, are_no_unknown_keys) {
+  const std::string falcon =
+      edited(test_data("conformance/falcon/config.json"), {{"new_decoder_architecture", "true"}});
+  ModelDir(edited(falcon, {{"parallel_attn", "true"}})).import_dummy();
+  const ModelDir no_input(
+      edited(falcon, {{"parallel_attn", "false"}, {"num_ln_in_parallel_attn", "1"}}));
+  EXPECT_NE(user_error_of([&] { no_input.import_dummy(); }).find("key 'parallel_attn'"),
+            std::string::npos);
+  ModelDir(edited(test_data("conformance/opt/config.json"),
+                  {{"do_layer_norm_before", "false"}, {"_remove_final_layer_norm", "true"}}))
+      .import_dummy();
+}
+
 class PublishedShape : public testing::TestWithParam<const char*> {};
 
 TEST_P(PublishedShape, imports_from_its_config_alone) {

@@ -33,8 +33,14 @@ Architecture read_falcon(const Config& config) {
     attention.rope = rope;
   }
   attention.qkv_bias = attention.o_bias = config.boolean_or({"bias"}, false);
-  layer.parallel = grouped || config.boolean_or({"parallel_attn"}, true);
+  const bool parallel = config.boolean_or({"parallel_attn"}, true);
+  layer.parallel = grouped || parallel;
   const int64_t norms = config.integer_or({"num_ln_in_parallel_attn"}, grouped ? 2 : 1, 1, 2);
+  if (grouped && norms == 1 && !parallel) {
+    config.fail(
+        "parallel_attn",
+        "false leaves the MLP without an input where new_decoder_architecture has one norm");
+  }
   const bool two = layer.parallel && grouped && norms == 2;
   if (layer.parallel && !two) layer.mlp_norm.reset();
   layer.mlp = DenseMlp{config.integer_or({"ffn_hidden_size"}, 4 * a.hidden_size, 1, kMaxWidth),

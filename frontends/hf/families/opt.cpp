@@ -30,7 +30,8 @@ Architecture read_opt(const Config& config) {
     std::swap(layer.attention_norm, layer.attention_sum_norm);
     std::swap(layer.mlp_norm, layer.mlp_sum_norm);
   }
-  if (!before || config.boolean_or({"_remove_final_layer_norm"}, false)) a.final_norm.reset();
+  const bool removed = config.boolean_or({"_remove_final_layer_norm"}, false);
+  if (!before || removed) a.final_norm.reset();
   a.layers.assign(static_cast<size_t>(read_layer_count(config)), layer);
   CheckpointNames& n = a.names;
   const std::string root = "model.decoder.";
