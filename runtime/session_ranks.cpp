@@ -99,9 +99,6 @@ void Session::Impl::send(const Prepared& p, std::span<const Sizes> groups, bool 
   }
   StepDescriptor step;
   step.program = static_cast<int32_t>(&p - programs.data());
-  step.tokens = static_cast<int32_t>(groups[0].T);
-  step.seqs = static_cast<int32_t>(groups[0].S);
-  step.rows = static_cast<int32_t>(groups[0].R);
   step.flags = (forced ? kForced : 0) | (graph ? 0 : kEager);
   machine.world->control().send_step(step, payload);
 }

@@ -26,19 +26,15 @@ namespace shunt {
 using Milliseconds = std::chrono::milliseconds;
 using CommClock = std::chrono::steady_clock;
 
-/// What rank 0 tells the others before each step. Sent as it is in memory: ranks are of one program
-/// version.
+/// What rank 0 tells the others before each run; sizes come with the inputs, in the payload. Sent
+/// as it is in memory: ranks are of one program version.
 struct StepDescriptor {
-  enum class Kind : int32_t { run, sample, stop };
+  enum class Kind : int32_t { run, stop };
   int64_t sequence =
       0;  // set by send_step: 0, 1, 2, ...; a gap is an InternalError at the receiver
   Kind kind = Kind::run;
   int32_t program = -1;  // index into plan.programs
-  int32_t tokens = 0;    // T of rank 0's batch
-  int32_t seqs = 0;      // S
-  int32_t rows = 0;      // R
-  int32_t bucket = 0;    // the largest T of any rank: what the program's grids are for
-  int64_t flags = 0;     // free for the engine
+  int64_t flags = 0;     // free for the session
   bool operator==(const StepDescriptor&) const = default;
 };
 

@@ -162,13 +162,13 @@ TEST(InProcess, StepsGoFromRankZeroToTheOthers) {
     EXPECT_EQ(control.broadcast(fmt::format("from {}", control.rank())), "from 0");
     std::vector<std::byte> payload(5, std::byte{9});
     if (control.rank() == 0) {
-      for (int i = 0; i < 3; ++i) control.send_step({.program = i, .tokens = 10 + i}, payload);
+      for (int i = 0; i < 3; ++i) control.send_step({.program = i, .flags = 10 + i}, payload);
     } else {
       for (int i = 0; i < 3; ++i) {
         std::vector<std::byte> got;
         const auto step = control.receive_step(got, Milliseconds(20000));
         ASSERT_TRUE(step.has_value());
-        EXPECT_EQ(*step, (StepDescriptor{.sequence = i, .program = i, .tokens = 10 + i}));
+        EXPECT_EQ(*step, (StepDescriptor{.sequence = i, .program = i, .flags = 10 + i}));
         EXPECT_EQ(got, payload);
       }
       std::vector<std::byte> none;

@@ -68,7 +68,7 @@ void run_rank() {
     if (step == 20) phase("decode", launch.rank);
     std::vector<std::byte> payload(64);
     if (launch.rank == 0) {
-      control->send_step({.tokens = step}, payload);
+      control->send_step({.flags = step}, payload);
     } else if (!control->receive_step(payload, Milliseconds(20'000))) {
       throw DeviceError("no step came");
     }

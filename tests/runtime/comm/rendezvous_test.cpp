@@ -89,12 +89,12 @@ TEST(Rendezvous, BarriersBroadcastsAndSteps) {
       // One is larger than any socket's buffer.
       std::vector<std::byte> payload(i == 100 ? 20'000'000 : static_cast<size_t>(i), std::byte(i));
       if (control.rank() == 0) {
-        control.send_step({.program = i, .tokens = 7}, payload);
+        control.send_step({.program = i, .flags = 7}, payload);
       } else {
         std::vector<std::byte> got;
         const auto step = control.receive_step(got, Milliseconds(20'000));
         ASSERT_TRUE(step.has_value());
-        ASSERT_EQ(*step, (StepDescriptor{.sequence = i, .program = i, .tokens = 7}));
+        ASSERT_EQ(*step, (StepDescriptor{.sequence = i, .program = i, .flags = 7}));
         ASSERT_EQ(got, payload);
       }
     }
