@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "tests/frontends/model_dir.h"
 #include "tests/paths.h"
 #include "tools/driver.h"
 #include "tools/verify.h"
@@ -16,16 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 
 const fs::path kFolders = fs::path(source_dir()) / "tests/data/conformance";
-
-std::vector<std::string> folders() {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(kFolders)) {
-    if (fs::exists(entry.path() / "golden.safetensors"))
-      names.push_back(entry.path().filename().string());
-  }
-  std::sort(names.begin(), names.end());
-  return names;
-}
 
 class Conformance : public testing::TestWithParam<std::string> {
  protected:
@@ -66,7 +57,8 @@ TEST_P(Conformance, cpu_plan) {
   fs::remove_all(plan);
 }
 
-INSTANTIATE_TEST_SUITE_P(Folders, Conformance, testing::ValuesIn(folders()),
+INSTANTIATE_TEST_SUITE_P(Folders, Conformance,
+                         testing::ValuesIn(folders_with("conformance", "golden.safetensors")),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

@@ -20,16 +20,6 @@ namespace fs = std::filesystem;
 const fs::path kData = fs::path(source_dir()) / "tests/data";
 constexpr int64_t kLength = 72;  // more than a page, and than every window and chunk of the kit
 
-std::vector<std::string> folders(const std::string& under) {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(kData / under)) {
-    if (fs::exists(entry.path() / "golden.safetensors"))
-      names.push_back(entry.path().filename().string());
-  }
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
 /// verify's tolerance, row by row so that a message says where.
 void expect_rows(const Matrix& got, int64_t got_row, const Matrix& want, int64_t want_row,
                  int64_t rows, const std::string& what) {
@@ -113,7 +103,8 @@ TEST_P(Decode, a_batch_of_unequal_lengths_equals_single_runs) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Folders, Decode, testing::ValuesIn(folders("conformance")),
+INSTANTIATE_TEST_SUITE_P(Folders, Decode,
+                         testing::ValuesIn(folders_with("conformance", "golden.safetensors")),
                          [](const auto& info) { return info.param; });
 
 class CapacityGates : public testing::TestWithParam<std::string> {};
@@ -141,7 +132,8 @@ TEST_P(CapacityGates, a_plan_drops_what_the_evaluator_drops_in_any_batch) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Folders, CapacityGates, testing::ValuesIn(folders("deepspeed")),
+INSTANTIATE_TEST_SUITE_P(Folders, CapacityGates,
+                         testing::ValuesIn(folders_with("deepspeed", "golden.safetensors")),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -98,6 +99,17 @@ std::string test_data(const std::string& relative) {
   return text.str();
 }
 
+std::vector<std::string> folders_with(const std::string& root, const std::string& file) {
+  std::vector<std::string> names;
+  const std::filesystem::path data = std::filesystem::path(source_dir()) / "tests/data" / root;
+  for (const auto& entry : std::filesystem::directory_iterator(data)) {
+    if (std::filesystem::exists(entry.path() / file))
+      names.push_back(entry.path().filename().string());
+  }
+  std::ranges::sort(names);
+  return names;
+}
+
 std::string edited(const std::string& config, const std::map<std::string, std::string>& edits) {
   json root = json::parse(config);
   for (const auto& [key, value] : edits) {
@@ -112,8 +124,8 @@ std::string edited(const std::string& config, const std::map<std::string, std::s
 
 std::map<std::string, FakeTensor> tensors_of(const std::string& conformance_case) {
   std::map<std::string, FakeTensor> out;
-  const Checkpoint checkpoint = Checkpoint::open(std::string(source_dir()) +
-                                                 "/tests/data/conformance/" + conformance_case);
+  const Checkpoint checkpoint =
+      Checkpoint::open(std::string(source_dir()) + "/tests/data/conformance/" + conformance_case);
   for (const TensorInfo& info : checkpoint.tensors()) out[info.name] = {info.dtype, info.shape};
   return out;
 }

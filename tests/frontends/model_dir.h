@@ -54,6 +54,9 @@ class ModelDir {
 /// tests/data/<relative>, as text.
 std::string test_data(const std::string& relative);
 
+/// Names of the folders of tests/data/<root> that hold `file`, sorted.
+std::vector<std::string> folders_with(const std::string& root, const std::string& file);
+
 /// `config` (JSON text) with keys set to JSON values; a value of "" removes the key.
 std::string edited(const std::string& config, const std::map<std::string, std::string>& edits);
 

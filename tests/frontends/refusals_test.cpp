@@ -7,24 +7,11 @@
 #include <set>
 
 #include "tests/frontends/model_dir.h"
-#include "tests/paths.h"
 
 namespace shunt {
 namespace {
 
-namespace fs = std::filesystem;
 using Tensors = std::map<std::string, FakeTensor>;
-
-const fs::path kFolders = fs::path(source_dir()) / "tests/data/conformance";
-
-std::vector<std::string> folders() {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(kFolders)) {
-    if (fs::exists(entry.path() / "config.json")) names.push_back(entry.path().filename().string());
-  }
-  std::sort(names.begin(), names.end());
-  return names;
-}
 
 class Refusals : public testing::TestWithParam<std::string> {
  protected:
@@ -118,7 +105,8 @@ TEST_P(Refusals, a_tensor_that_nothing_asks_for) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Folders, Refusals, testing::ValuesIn(folders()),
+INSTANTIATE_TEST_SUITE_P(Folders, Refusals,
+                         testing::ValuesIn(folders_with("conformance", "config.json")),
                          [](const auto& info) { return info.param; });
 
 }  // namespace
