@@ -133,7 +133,7 @@ void Session::Impl::run(Prepared& p, std::span<const Sizes> groups, StepObserver
   write_true_dims(s);
   try {
     if (!cpu()) upload(p);
-    if (options.poison) poison(program);
+    if (options.poison) poison(Arena::workspace, program.workspace_bytes);
     if (!graph || !p.graph) p.bound->set_dims(dims);
     if (graph) {
       run_graph(p);
@@ -266,12 +266,12 @@ void Session::Impl::upload(const Prepared& p) {
   stream.record(*uploaded);
 }
 
-void Session::Impl::poison(const Program& program) {
-  std::byte* workspace = addresses.arenas[static_cast<size_t>(Arena::workspace)];
+void Session::Impl::poison(Arena arena, int64_t bytes) {
+  std::byte* begin = addresses.arenas[static_cast<size_t>(arena)];
   if (cpu()) {
-    std::memset(workspace, 0xff, static_cast<size_t>(program.workspace_bytes));
+    std::memset(begin, 0xff, static_cast<size_t>(bytes));
   } else {
-    fill_device(workspace, 0xff, program.workspace_bytes, machine.gpu->stream);
+    fill_device(begin, 0xff, bytes, machine.gpu->stream);
   }
 }
 

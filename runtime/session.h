@@ -46,7 +46,7 @@ struct SessionOptions {
   bool capture_at_start = false;  // ... or all of them before the constructor returns
   bool sync_each_step =
       false;            // wait after every step, so that an error names the step that caused it
-  bool poison = false;  // fill the workspace with NaN before every run
+  bool poison = false;  // fill weights with NaN before they load, the workspace before every run
   std::filesystem::path
       model_directory;  // where the checkpoint is now; empty: where it was at compile time
   std::function<void(int64_t done, int64_t total)> progress;  // bytes of weights read

@@ -120,7 +120,7 @@ struct Session::Impl {
   void upload(const Prepared& p);
   void synchronize();
   void download(std::byte* to, const std::byte* from, int64_t bytes);
-  void poison(const Program& program);
+  void poison(Arena arena, int64_t bytes);
   const Port& port(std::string_view role) const;
   Prepared& sample_program(int64_t R);
 

@@ -119,6 +119,7 @@ void Session::Impl::make_arenas() {
   addresses.arenas[static_cast<size_t>(Arena::workspace)] = workspace;
   addresses.arenas[static_cast<size_t>(Arena::io)] = io + dims_bytes;
   addresses.dims = io;
+  if (options.poison) poison(Arena::weights, memory.weights);
 }
 
 void Session::Impl::open_device() {

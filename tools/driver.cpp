@@ -133,24 +133,25 @@ Limits limits_of(const ImportedModel& model) {
   return {l.max_model_len, l.max_num_seqs, l.max_num_batched_tokens, l.max_logit_rows, l.page_size};
 }
 
-codegen::Lowered lower(const Imported& in, const CompileOptions& options) {
-  codegen::LowerOptions lower_options{find_target(options.target), limits_of(in.model), {}};
+codegen::Lowered lower(const ImportedModel& model, const Checkpoint* checkpoint,
+                       const CompileOptions& options) {
+  codegen::LowerOptions lower_options{find_target(options.target), limits_of(model), {}};
   lower_options.find_tensor = [&](const std::string& name) {
-    const TensorInfo* t = in.checkpoint->find(name);
+    const TensorInfo* t = checkpoint->find(name);
     SHUNT_CHECK(t != nullptr, "tensor {} was checked at import", name);
     return codegen::TensorSource{t->file, t->offset, t->bytes};
   };
-  codegen::Lowered lowered = codegen::lower(*in.model.module, lower_options);
+  codegen::Lowered lowered = codegen::lower(*model.module, lower_options);
   Plan& plan = lowered.plan;
   plan.compiler = SHUNT_VERSION;
-  plan.activation_dtype = dtype_name(in.model.activation);
-  const ModelFacts& f = in.model.facts;
+  plan.activation_dtype = dtype_name(model.activation);
+  const ModelFacts& f = model.facts;
   plan.model = {f.name,    f.vocab_size,        f.eos_ids,    f.bos_id, f.layers,
                 f.experts, f.experts_per_token, f.moe_layers, 0,        0};
-  count_parameters(*in.model.module, plan.model);
-  if (in.checkpoint) {
+  count_parameters(*model.module, plan.model);
+  if (checkpoint != nullptr) {
     plan.model_directory = fs::canonical(options.model_dir).string();
-    for (const CheckpointFile& file : in.checkpoint->files()) {
+    for (const CheckpointFile& file : checkpoint->files()) {
       plan.files.push_back({file.name, file.size, file.header_digest});
     }
   }
@@ -247,11 +248,18 @@ CompiledPlan compile(const CompileOptions& options, bool plan_only) {
   PhaseTimer timer(options);
   Imported in = import(options);
   timer.end("import");
-  for (const passes::PassRecord& r : run_all_passes(*in.model.module, options)) {
+  return compile(std::move(in.model), in.checkpoint ? &*in.checkpoint : nullptr, options,
+                 plan_only);
+}
+
+CompiledPlan compile(ImportedModel model, const Checkpoint* checkpoint,
+                     const CompileOptions& options, bool plan_only) {
+  PhaseTimer timer(options);
+  for (const passes::PassRecord& r : run_all_passes(*model.module, options)) {
     if (options.on_phase) options.on_phase(r.name, r.seconds, r.changed ? "" : "no change");
   }
   timer.end("passes");
-  codegen::Lowered lowered = lower(in, options);
+  codegen::Lowered lowered = lower(model, checkpoint, options);
   timer.end("lower", fmt::format("{} programs", lowered.plan.programs.size()));
   CompiledPlan out;
   if (!plan_only) {

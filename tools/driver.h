@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "frontends/explain.h"
+#include "frontends/frontend.h"
 #include "ir/module.h"
 #include "runtime/plan/plan.h"
 
@@ -60,6 +61,11 @@ struct CompiledPlan {
 /// Compiles in memory; with `plan_only` kernels are not compiled (their digests stay empty) and
 /// memory is planned.
 CompiledPlan compile(const CompileOptions& options, bool plan_only = false);
+/// The same for a logical model that was imported already, with `options` or otherwise: what they
+/// say of the import is not looked at. `checkpoint`, of options.model_dir, has its tensors;
+/// nullptr: dummy weights.
+CompiledPlan compile(ImportedModel model, const Checkpoint* checkpoint,
+                     const CompileOptions& options, bool plan_only = false);
 
 /// Throws UserError if write_plan() could not write there: something else stands there, or the
 /// folder is read-only.

@@ -57,6 +57,9 @@ class StepRunner {
   virtual StepValues run(const StepInputs& inputs, bool with_probes) = 0;
 };
 
+using TensorReader =
+    std::function<ir::Tensor(const std::string&, DType, const std::vector<int64_t>&)>;
+
 /// Runs a plan, as its rank 0.
 std::unique_ptr<StepRunner> make_plan_runner(const std::filesystem::path& plan_directory,
                                              const RanksOptions& options);
@@ -66,10 +69,12 @@ std::unique_ptr<StepRunner> make_plan_runner(const std::filesystem::path& plan_d
 /// Evaluates the module of a model directory, before passes or after them.
 std::unique_ptr<StepRunner> make_reference_runner(const CompileOptions& options, bool after_passes,
                                                   int64_t pages);
+/// Evaluates a module of any stage, whose tensors `reader` reads.
+std::unique_ptr<StepRunner> make_reference_runner(ModuleForReference module, TensorReader reader,
+                                                  int64_t pages);
 
 /// What an Evaluator reads the tensors of a model directory with, as float32 values.
-std::function<ir::Tensor(const std::string&, DType, const std::vector<int64_t>&)> checkpoint_reader(
-    const std::filesystem::path& model_directory);
+TensorReader checkpoint_reader(const std::filesystem::path& model_directory);
 
 /// Feeds whole sequences through a runner: pages, positions and chunks are looked after here.
 /// Sequence i owns pages [i * pages_per_seq, ...) and slot i.

@@ -39,8 +39,7 @@ ir::Tensor read_tensor(const Checkpoint& checkpoint, const std::string& name, DT
 
 class ReferenceRunner : public StepRunner {
  public:
-  ReferenceRunner(const CompileOptions& options, bool after_passes, int64_t pages) : pages_(pages) {
-    ModuleForReference in = import_module(options, after_passes);
+  ReferenceRunner(ModuleForReference in, TensorReader reader, int64_t pages) : pages_(pages) {
     module_ = std::move(in.module);
     limits_ = in.limits;
     vocab_ = in.vocab_size;
@@ -51,7 +50,7 @@ class ReferenceRunner : public StepRunner {
     has_slots_ = std::any_of(module_->states.begin(), module_->states.end(), [](const auto& s) {
       return s.value->state_kind() == StateKind::slot;
     });
-    reference.checkpoint = checkpoint_reader(options.model_dir);
+    reference.checkpoint = std::move(reader);
     evaluator_ = std::make_unique<ir::Evaluator>(*module_, std::move(reference));
     evaluator_->load();
   }
@@ -171,8 +170,7 @@ class ReferenceRunner : public StepRunner {
 
 }  // namespace
 
-std::function<ir::Tensor(const std::string&, DType, const std::vector<int64_t>&)> checkpoint_reader(
-    const std::filesystem::path& model_directory) {
+TensorReader checkpoint_reader(const std::filesystem::path& model_directory) {
   const auto checkpoint = std::make_shared<const Checkpoint>(Checkpoint::open(model_directory));
   return [checkpoint](const std::string& name, DType dtype, const std::vector<int64_t>& shape) {
     return read_tensor(*checkpoint, name, dtype, shape);
@@ -181,7 +179,13 @@ std::function<ir::Tensor(const std::string&, DType, const std::vector<int64_t>&)
 
 std::unique_ptr<StepRunner> make_reference_runner(const CompileOptions& options, bool after_passes,
                                                   int64_t pages) {
-  return std::make_unique<ReferenceRunner>(options, after_passes, pages);
+  return make_reference_runner(import_module(options, after_passes),
+                               checkpoint_reader(options.model_dir), pages);
+}
+
+std::unique_ptr<StepRunner> make_reference_runner(ModuleForReference module, TensorReader reader,
+                                                  int64_t pages) {
+  return std::make_unique<ReferenceRunner>(std::move(module), std::move(reader), pages);
 }
 
 }  // namespace shunt

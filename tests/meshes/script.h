@@ -1,0 +1,38 @@
+// What a random model is asked to compute, and comparing what several executors made of it.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "frontends/frontend.h"
+#include "tests/meshes/dice.h"
+#include "tools/step_runner.h"
+
+namespace shunt {
+
+/// A batch of sequences over several steps.
+struct Script {
+  std::vector<std::vector<int32_t>> prompts;  // one step
+  std::vector<int32_t> more;                  // then of sequence 0 alone
+  std::vector<std::vector<int32_t>> decoded;  // then a token for every sequence, step by step
+  int64_t longest = 0, forced = 0;            // choices a token of forced.N; 0: none
+  uint64_t seed = 0;
+};
+
+Script draw_script(Dice& dice, int64_t vocab);
+
+/// The values of every step. Not `causal` (an encoder): of the first alone.
+std::vector<StepValues> play(StepRunner& runner, const Script& script, const ModelFacts& facts,
+                             bool causal);
+
+/// Each dp group's part of a batch on a runner of its own: what a gate that looks at the whole
+/// batch must do with several groups.
+std::unique_ptr<StepRunner> groups_alone(std::vector<std::unique_ptr<StepRunner>> groups);
+
+/// What differs by more than 1e-3 of its root mean square, of the values that both have; empty if
+/// nothing does. `worst` becomes the largest error so far.
+std::string difference(const std::vector<StepValues>& got, const std::vector<StepValues>& want,
+                       double* worst);
+
+}  // namespace shunt
