@@ -95,7 +95,7 @@ void Placer::place_states() {
 
 /// What others look at is whole on every rank, under its own name.
 void Placer::finish_pinned(Value& value) {
-  if (placement(&value).kind == Placement::Kind::whole) return;
+  if (placement(&value) == Placement{}) return;
   const std::string name = value.name;
   ++at_;
   Value* whole = converted(&value, {});

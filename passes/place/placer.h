@@ -82,6 +82,8 @@ class Placer {
   ir::Value* converted(ir::Value* value, const Placement& wanted);
   void want(ir::Op& op, size_t operand, const Placement& wanted);
   void want_whole(ir::Op& op, size_t operand) { want(op, operand, {}); }
+  /// All of the value; of rows of routes, of those.
+  Placement whole(const ir::Value& value) const;
   /// Result types from the operands as they are now.
   void settle(ir::Op& op, const Placement& result);
   /// A parameter of which each rank holds its part of one or two axes.
@@ -107,7 +109,7 @@ class Placer {
   std::vector<std::tuple<const ir::Value*, Placement, ir::Value*>> conversions_;
   std::map<const ir::Value*, ir::Value*> gathered_, local_ids_;
   std::map<const ir::Value*, const ir::Op*> dispatches_;  // by ids; null: these are gathered
-  std::map<int, ExpertPlacement> experts_;  // by number of the MoE layer in the model
+  std::map<int, ExpertPlacement> experts_;                // by number of the MoE layer in the model
   struct CutParam {
     ir::Value* from;
     std::vector<Cut> cuts;

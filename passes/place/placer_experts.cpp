@@ -87,9 +87,10 @@ const Op* Placer::dispatched(const Op& op, int64_t experts) {
                                  [](const Op* u) { return u->kind == OpKind::combine_routes; });
   SHUNT_CHECK(user != ids->users.end(), "nothing combines the experts of {}", op.loc);
   Value* w = (*user)->operand(1);
-  const bool known = std::find_if(step_.ops.begin(), at_, [&](const auto& before) {
-                       return before.get() == w->def;
-                     }) != at_;
+  const bool known =
+      w->def == nullptr || std::find_if(step_.ops.begin(), at_, [&](const auto& before) {
+                             return before.get() == w->def;
+                           }) != at_;
   if (!known || x->type.shape[0] != ids->type.shape[0]) {
     user_error(
         "the experts of {} take rows that are weighted route by route: use --moe-comm allgather",
@@ -125,7 +126,7 @@ void Placer::place_routed_linear(Op& op) {
     weight.push_back({2, x.layout});
     bias.push_back({1, only_first(MeshAxis::etp, columns, mesh_.etp)});
     result = partial(MeshAxis::etp);
-  } else if (mesh_.etp > 1) {
+  } else if (mesh_.etp > 1 && !op.as<ir::LinearAttrs>().glu) {
     if (const auto wish = etp_wishes_.of(op.result(), 1)) {
       const Layout layout = etp_wishes_.choose(*wish, w->type.shape[1].constant());
       weight.push_back({1, layout});
@@ -145,7 +146,8 @@ void Placer::place_routed_linear(Op& op) {
 
 void Placer::place_combine_routes(Op& op) {
   const Placement y = placement(op.operand(0));
-  SHUNT_CHECK(y.routes && y.kind != Kind::sharded && op.operand(3) == nullptr,
+  if (!y.routes) return keep_whole(op);  // rows that every rank has
+  SHUNT_CHECK(y.kind != Kind::sharded && op.operand(3) == nullptr,
               "combine_routes at {} does not follow experts", op.loc);
   want_whole(op, 1);
   const auto known = dispatches_.find(op.operand(2));
@@ -167,26 +169,28 @@ void Placer::place_combine_routes(Op& op) {
   if (mesh_.dp == 1) {
     return settle(op, mesh_.size(over) == 1 ? Placement{} : partial(over));
   }
-  if (!sliced) {
-    user_error(
-        "the experts of {} cannot be sliced over etp {} while tokens are split over dp {}: "
-        "use etp 1",
-        op.loc, mesh_.etp, mesh_.dp);
-  }
   settle(op, {});
   // The result is for tokens of all dp groups; each takes its own back.
   Value* all = op.result();
   ir::GraphBuilder builder(step_, std::next(at_));
   builder.set_loc(op.loc);
+  Value* part = all;
+  if (!sliced) {  // the sum is over all ranks: one of each etp group adds to it
+    const Layout first = only_first(MeshAxis::etp, all->type.last().constant(), mesh_.etp);
+    part = builder.value(OpKind::shard, {all},
+                         ir::ShardAttrs{1, first.over, first.total, first.runs}, "of_first");
+    ++at_;
+  }
   const ir::ReduceAttrs groups{MeshAxis::dp, mesh_.dp};
   Value* mine = sent != nullptr
-                    ? builder.value(OpKind::combine, {all, sent->result(3)}, groups, "returned")
-                    : builder.value(OpKind::reduce_scatter, {all}, groups, "scattered");
-  Op* scatter = mine->def;
+                    ? builder.value(OpKind::combine, {part, sent->result(3)}, groups, "returned")
+                    : builder.value(OpKind::reduce_scatter, {part}, groups, "scattered");
+  Op* first_user = part == all ? mine->def : part->def;
   ir::replace_uses(step_, all, mine);
-  ir::set_operand(*scatter, 0, all);
+  ir::set_operand(*first_user, 0, all);
   if (mesh_.tp > 1) placements_[mine] = partial(canonical(MeshAxis::tp));
   ++at_;
+  if (ir::is_pinned(step_, mine)) finish_pinned(*mine);
 }
 
 }  // namespace shunt::passes

@@ -114,23 +114,24 @@ void Placer::place_pointwise(Op& op) {
     const bool routes = std::any_of(op.operands.begin(), op.operands.end(),
                                     [&](const Value* v) { return placement(v).routes; });
     if (!routes) return keep_whole(op);
+    for (size_t i = 0; i < op.operands.size(); ++i) want(op, i, whole(*op.operand(i)));
     Placement result;
     result.routes = true;
     return settle(op, result);
   }
   const Placement result = placement(*part);
-  const std::vector<Dim> whole = op.result()->type.shape;  // not settled yet
+  const std::vector<Dim> all = op.result()->type.shape;  // not settled yet
   for (size_t i = 0; i < op.operands.size(); ++i) {
     const Placement now = placement(op.operand(i));
     if (now == result) continue;
-    const std::vector<Dim> shape = now.kind == Kind::sharded ? whole : op.operand(i)->type.shape;
-    if (shape.size() == 1 && whole.size() > 1) {  // [N]
-      const bool last = result.axis + 1 == static_cast<int64_t>(whole.size());
-      want(op, i, last ? sharded(0, result.layout) : Placement{});
-    } else if (shape[static_cast<size_t>(result.axis)] == whole[static_cast<size_t>(result.axis)]) {
+    const std::vector<Dim> shape = now.kind == Kind::sharded ? all : op.operand(i)->type.shape;
+    if (shape.size() == 1 && all.size() > 1) {  // [N]
+      const bool last = result.axis + 1 == static_cast<int64_t>(all.size());
+      want(op, i, last ? sharded(0, result.layout) : whole(*op.operand(i)));
+    } else if (shape[static_cast<size_t>(result.axis)] == all[static_cast<size_t>(result.axis)]) {
       want(op, i, result);
     } else {  // [.., 1] beside a sharded last axis
-      want_whole(op, i);
+      want(op, i, whole(*op.operand(i)));
     }
   }
   settle(op, result);
@@ -156,11 +157,14 @@ void Placer::place_reshape(Op& op) {
   keep_whole(op);
 }
 
-/// Ops that treat the indices of some axes alike: a part of such an axis stays a part.
+/// Ops that treat the indices of some axes alike: a part of such an axis stays a part. Rows of
+/// routes are part of axis 0.
 void Placer::place_along(Op& op) {
-  const Placement x = placement(op.operand(0));
-  if (x.kind == Kind::whole) return keep_whole(op);
   const bool moves = op.kind == OpKind::slice || op.kind == OpKind::concat;
+  const bool norm = op.kind == OpKind::rms_norm || op.kind == OpKind::layer_norm;
+  if (norm && placement(op.operand(0)).routes) want(op, 0, whole(*op.operand(0)));
+  const Placement x = placement(op.operand(0));
+  if (x.kind == Kind::whole && !x.routes) return keep_whole(op);
   bool fits = false;
   if (x.kind == Kind::partial) {
     fits = moves;

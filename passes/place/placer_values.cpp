@@ -18,6 +18,12 @@ const Placement& Placer::placement(const Value* value) const {
   return it == placements_.end() ? kWhole : it->second;
 }
 
+Placement Placer::whole(const Value& value) const {
+  Placement p;
+  p.routes = placement(&value).routes;
+  return p;
+}
+
 Placement Placer::sharded(int64_t axis, Layout layout) {
   Placement p;
   if (layout.is_whole()) return p;
@@ -57,8 +63,13 @@ Value* Placer::converted(Value* value, const Placement& wanted) {
   for (const auto& [from, how, to] : conversions_) {
     if (from == value && how == wanted) return to;
   }
-  SHUNT_CHECK(!now.routes && !wanted.routes, "%{} has rows of this rank's routes only",
-              value->name);
+  const std::string where = value->def != nullptr ? " of " + value->def->loc : "";
+  if (now.routes != wanted.routes) {
+    user_error(
+        "%{}{} has rows that are spread over ranks with the experts that make them, and no rule "
+        "says how its readers take them: use one rank",
+        value->name, where);
+  }
   Value* out = nullptr;
   if (now.kind == Kind::partial && wanted.kind == Kind::whole) {
     out = insert(OpKind::all_reduce, value, ir::ReduceAttrs{now.over, mesh_.size(now.over)},
@@ -66,9 +77,9 @@ Value* Placer::converted(Value* value, const Placement& wanted) {
   } else if (now.kind == Kind::sharded && wanted.kind == Kind::whole) {
     if (!now.layout.is_partition()) {
       user_error(
-          "%{} is spread over {} with parts that several ranks hold, and {} at {} needs all "
-          "of it: choose another mesh",
-          value->name, axis_name(now.over), (*at_)->info().name, (*at_)->loc);
+          "%{}{} is spread over {} with parts that several ranks hold, and all of it is needed: "
+          "choose another mesh",
+          value->name, where, axis_name(now.over));
     }
     ir::GatherAttrs a{now.axis, now.over, mesh_.size(now.over), {}};
     for (size_t i = 0; i < now.layout.runs.size(); ++i) a.sizes.push_back(now.layout.count(i));
@@ -79,13 +90,17 @@ Value* Placer::converted(Value* value, const Placement& wanted) {
               ? cut_param(value, {{wanted.axis, l}})
               : insert(OpKind::shard, value, ir::ShardAttrs{wanted.axis, l.over, l.size(), l.runs},
                        value->name + ".part");
-  } else if (wanted.kind == Kind::partial && now.kind == Kind::whole && value->is_param()) {
+  } else if (wanted.kind == Kind::partial && now.kind == Kind::whole) {
+    // The first rank's is the sum.
     const int64_t axis = value->type.rank() - 1;
-    out = cut_param(
-        value,
-        {{axis, only_first(wanted.over, value->type.last().constant(), mesh_.size(wanted.over))}});
+    const int64_t total = value->type.last().constant();
+    const Layout l = only_first(wanted.over, total, mesh_.size(wanted.over));
+    out = value->is_param()
+              ? cut_param(value, {{axis, l}})
+              : insert(OpKind::shard, value, ir::ShardAttrs{axis, l.over, total, l.runs},
+                       value->name + ".part");
   } else {
-    out = converted(converted(value, {}), wanted);
+    out = converted(converted(value, whole(*value)), wanted);
   }
   placements_[out] = wanted;
   conversions_.emplace_back(value, wanted, out);

@@ -70,8 +70,9 @@ ExpertMap draw_map(Dice& dice, const ir::Module& module, const Mesh& mesh) {
 
 /// Rules that a refusal may name.
 const std::regex kRules(
-    "cannot be sliced over etp|use --moe-comm allgather|parts that several ranks hold|attentions "
-    "of different heads");
+    "no rule says how|use --moe-comm allgather|parts that several ranks hold|attentions of "
+    "different "
+    "heads");
 
 struct Outcome {
   bool refused = false;
