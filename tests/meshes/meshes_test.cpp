@@ -3,7 +3,8 @@
 //
 // A draw is a number: everything in it follows from that. SHUNT_MESH_DRAW=17 runs that draw alone
 // and says what it is; SHUNT_MESH_DRAWS=1000 runs the first 1000, SHUNT_MESH_FIRST=5000 others, and
-// SHUNT_MESH_RANKS=8 draws larger meshes, SHUNT_MESH_FAMILY=dbrx runs the draws of one family.
+// SHUNT_MESH_RANKS=8 draws larger meshes, SHUNT_MESH_FAMILY=dbrx runs the draws of one family;
+// SHUNT_MESH_KERNELS=1 compiles the CUDA kernels of each draw as well.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -103,7 +104,8 @@ class Draw {
     passes_.mesh = mesh_;
     passes_.gather_logits = options_.gather_logits;
     if (mesh_.dp > 1) {
-      passes_.moe_comm = dice_.one_of({passes::MoeComm::allgather, passes::MoeComm::alltoall});
+      passes_.moe_comm = dice_.one_of(
+          {passes::MoeComm::automatic, passes::MoeComm::allgather, passes::MoeComm::alltoall});
       options_.moe_comm = enum_names(passes_.moe_comm)[static_cast<size_t>(passes_.moe_comm)];
     }
     if (mesh_.ep > 1 && dice_.coin()) {
@@ -142,6 +144,7 @@ class Draw {
     ranks.session.threads = 1;
     ranks.session.poison = true;
     compare(*make_plan_runner(plan, ranks), want, "plan", out);
+    if (causal_ && !model_.depends_on_batch()) run_engine(plan, ranks, out);
     lower_for_gpu(out);
     return out;
   }
@@ -153,6 +156,18 @@ class Draw {
     if (!text.empty()) out.problem += stage + ": " + text;
   }
 
+  /// Requests that an Engine schedules over the dp groups, with as few pages as one needs.
+  void run_engine(const std::filesystem::path& plan, RanksOptions options, Outcome& out) const {
+    std::vector<std::vector<int32_t>> prompts = script_.decoded;
+    prompts.insert(prompts.end(), script_.prompts.begin(), script_.prompts.end());
+    options.session.kv_pages = 2;
+    Ranks ranks(load_plan(plan), plan, options);
+    const auto chosen = generate(ranks.session(), prompts, 4);
+    ranks.finish();
+    const std::string text = wrong_choices(*reference(), prompts, chosen);
+    if (!text.empty()) out.problem += fmt::format("engine: not the largest logits:{}\n", text);
+  }
+
   /// What can be lowered for a GPU on one rank can be on the mesh, whatever the sizes of the parts.
   void lower_for_gpu(Outcome& out) const {
     const auto lower = [&](const Mesh& mesh) -> std::string {
@@ -162,7 +177,8 @@ class Draw {
       options.target = "sm_90a";
       if (mesh.size() == 1) options.mesh = {}, options.moe_comm = "auto", options.expert_map = "";
       try {
-        compile(model_.import(frontend), &model_.checkpoint(), options, true);
+        compile(model_.import(frontend), &model_.checkpoint(), options,
+                setting("SHUNT_MESH_KERNELS", 0) == 0);
       } catch (const UserError& e) {
         return e.what();
       }

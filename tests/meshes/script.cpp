@@ -2,7 +2,10 @@
 // tests/meshes/meshes_test.cpp.
 #include "tests/meshes/script.h"
 
+#include <algorithm>
 #include <cmath>
+
+#include "runtime/engine/engine.h"
 
 namespace shunt {
 
@@ -112,6 +115,45 @@ std::vector<StepValues> play(StepRunner& runner, const Script& script, const Mod
 
 std::unique_ptr<StepRunner> groups_alone(std::vector<std::unique_ptr<StepRunner>> groups) {
   return std::make_unique<GroupsAlone>(std::move(groups));
+}
+
+std::vector<std::vector<int32_t>> generate(Session& session,
+                                           const std::vector<std::vector<int32_t>>& prompts,
+                                           int64_t count) {
+  std::vector<std::vector<int32_t>> out(prompts.size());
+  Engine engine(session);
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    SamplingParams params;
+    params.max_tokens = count;
+    params.ignore_eos = true;
+    engine.submit(prompts[i], params,
+                  [&out, i](const TokenEvent& e) { out[i].push_back(e.token); });
+  }
+  engine.run_until_done();
+  return out;
+}
+
+std::string wrong_choices(StepRunner& reference, const std::vector<std::vector<int32_t>>& prompts,
+                          const std::vector<std::vector<int32_t>>& chosen) {
+  std::string text;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    std::vector<int32_t> ids = prompts[i];
+    ids.insert(ids.end(), chosen[i].begin(), chosen[i].end());
+    SequenceFeeder feeder(reference, 1, static_cast<int64_t>(ids.size()));
+    const Matrix logits = feeder.append(0, ids, false).logits;
+    for (size_t t = prompts[i].size(); t < ids.size(); ++t) {
+      const std::span<const float> row(logits.row(static_cast<int64_t>(t) - 1),
+                                       static_cast<size_t>(logits.cols));
+      double squares = 0;
+      for (const float x : row) squares += double{x} * x;
+      const double usual = std::sqrt(squares / static_cast<double>(row.size()));
+      const double short_of =
+          double{*std::ranges::max_element(row)} - row[static_cast<size_t>(ids[t])];
+      if (!(short_of <= kTolerance * usual))
+        text += fmt::format(" request {}, id {}: {:.2g}", i, t, short_of / usual);
+    }
+  }
+  return text;
 }
 
 std::string difference(const std::vector<StepValues>& got, const std::vector<StepValues>& want,

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "frontends/frontend.h"
+#include "runtime/session.h"
 #include "tests/meshes/dice.h"
 #include "tools/step_runner.h"
 
@@ -29,6 +30,17 @@ std::vector<StepValues> play(StepRunner& runner, const Script& script, const Mod
 /// Each dp group's part of a batch on a runner of its own: what a gate that looks at the whole
 /// batch must do with several groups.
 std::unique_ptr<StepRunner> groups_alone(std::vector<std::unique_ptr<StepRunner>> groups);
+
+/// `count` greedy ids after each prompt, through an Engine: more requests than fit at once, in any
+/// batches.
+std::vector<std::vector<int32_t>> generate(Session& session,
+                                           const std::vector<std::vector<int32_t>>& prompts,
+                                           int64_t count);
+
+/// Those of `chosen` that do not have the largest of the reference's logits, by more than 1e-3 of
+/// their root mean square; empty if all do.
+std::string wrong_choices(StepRunner& reference, const std::vector<std::vector<int32_t>>& prompts,
+                          const std::vector<std::vector<int32_t>>& chosen);
 
 /// What differs by more than 1e-3 of its root mean square, of the values that both have; empty if
 /// nothing does. `worst` becomes the largest error so far.
