@@ -12,6 +12,7 @@
 #   profile PLAN:P:B  the same with one step timed kernel by kernel
 #   experts FLAGS...  the experts of a decode step in every way, e.g. experts "--tokens 8 --ranks 4" (EXPERT_BENCH names the program)
 #   mesh FLAGS...     models on several GPUs, e.g. mesh "--tp 2" "--ep 4": goldens (a thread a GPU), storyteller's likelihood
+#   random N          random models on random meshes of up to N GPUs; DRAWS of them from FIRST on (MESHES_TEST names the test program)
 #   launch N          the same ids from N threads, torchrun, mpirun's variables, and over sockets alone
 #   kill N            N processes; one is killed while it loads, captures, and decodes: the others must end and say so
 #   layouts N         tables of measured and predicted decode steps of three shapes on N GPUs, for batch 1, 8, 64
@@ -172,6 +173,12 @@ while [ $# -gt 0 ]; do
           --text tests/data/storyteller/heldout.txt --tokens 16384 --window 512 $1
         shift
       done
+      ;;
+    random)
+      check "random-$1" env SHUNT_MESH_TARGET=sm_90a SHUNT_MESH_RANKS="$1" SHUNT_MESH_DRAWS="${DRAWS:-76}" \
+        SHUNT_MESH_FIRST="${FIRST:-0}" "${MESHES_TEST:-build/tests/meshes_test}" --gtest_brief=1
+      grep -E 'SHUNT_MESH_DRAW=|^ +Which is|draws,' "$OUT/random-$1.log" | cut -c1-300
+      shift
       ;;
     launch) launch_case "$1"; shift ;;
     kill)

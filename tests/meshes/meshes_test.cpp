@@ -4,7 +4,10 @@
 // A draw is a number: everything in it follows from that. SHUNT_MESH_DRAW=17 runs that draw alone
 // and says what it is; SHUNT_MESH_DRAWS=1000 runs the first 1000, SHUNT_MESH_FIRST=5000 others, and
 // SHUNT_MESH_RANKS=8 draws larger meshes, SHUNT_MESH_FAMILY=dbrx runs the draws of one family;
-// SHUNT_MESH_KERNELS=1 compiles the CUDA kernels of each draw as well.
+// SHUNT_MESH_KERNELS=1 compiles the CUDA kernels of each draw as well. With
+// SHUNT_MESH_TARGET=sm_90a plans run on the GPUs of this machine, of which SHUNT_MESH_RANKS must
+// not name more than there are; activations are f32 or what SHUNT_MESH_DTYPE says, and the experts
+// of all tokens are forced.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -72,8 +75,12 @@ ExpertMap draw_map(Dice& dice, const ir::Module& module, const Mesh& mesh) {
 /// Rules that a refusal may name.
 const std::regex kRules(
     "no rule says how|use --moe-comm allgather|parts that several ranks hold|attentions of "
-    "different "
-    "heads");
+    "different heads");
+
+std::string text_setting(const char* name, const char* fallback) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? fallback : text;
+}
 
 struct Outcome {
   bool refused = false;
@@ -92,12 +99,15 @@ class Draw {
     frontend_.max_num_seqs = 5;
     frontend_.max_num_batched_tokens = dice_.one_of({48, 64, 400});
     frontend_.max_logit_rows = 48;
-    frontend_.force_routing = dice_.one_in(3);
+    const bool some_forced = dice_.one_in(3);
+    frontend_.force_routing = some_forced || !on_cpu();
     const ImportedModel model = model_.import(frontend_);
     facts_ = model.facts;
     causal_ = !model.module->states.empty();
     script_ = draw_script(dice_, facts_.vocab_size);
     script_.forced = frontend_.force_routing ? facts_.experts_per_token : 0;
+    script_.force_all = !on_cpu();
+    options_.target = target_;
     options_.model_dir = model_.path();
     options_.mesh = mesh_;
     options_.gather_logits = mesh_.dp > 1;
@@ -137,23 +147,33 @@ class Draw {
     const auto want = play(*reference(), script_, facts_, causal_);
     compare(*evaluator(std::move(placed)), want, "placed", out);
     compare(*evaluator(module("")), want, "after all passes", out);
+    if (on_cpu() || !model_.depends_on_batch()) run_plan(want, out);
+    if (on_cpu()) lower_for_gpu(out);
+    return out;
+  }
+
+ private:
+  bool on_cpu() const { return target_ == "cpu"; }
+
+  void compare(StepRunner& runner, const std::vector<StepValues>& want, const std::string& stage,
+               Outcome& out) {
+    const std::string text = difference(play(runner, script_, facts_, causal_), want,
+                                        on_cpu() || stage != "plan", &out.worst);
+    if (!text.empty()) out.problem += stage + ": " + text;
+  }
+
+  void run_plan(const std::vector<StepValues>& want, Outcome& out) {
+    FrontendOptions frontend = frontend_;
+    frontend.cpu = on_cpu();
+    if (!on_cpu()) frontend.dtype = text_setting("SHUNT_MESH_DTYPE", "f32");
     const std::filesystem::path plan = model_.path() / "plan";
-    write_plan(compile(model_.import(frontend_), &model_.checkpoint(), options_), plan);
+    write_plan(compile(model_.import(frontend), &model_.checkpoint(), options_), plan);
     RanksOptions ranks;
     ranks.session.kv_pages = frontend_.max_num_seqs;
     ranks.session.threads = 1;
     ranks.session.poison = true;
     compare(*make_plan_runner(plan, ranks), want, "plan", out);
-    if (causal_ && !model_.depends_on_batch()) run_engine(plan, ranks, out);
-    lower_for_gpu(out);
-    return out;
-  }
-
- private:
-  void compare(StepRunner& runner, const std::vector<StepValues>& want, const std::string& stage,
-               Outcome& out) {
-    const std::string text = difference(play(runner, script_, facts_, causal_), want, &out.worst);
-    if (!text.empty()) out.problem += stage + ": " + text;
+    if (on_cpu() && causal_ && !model_.depends_on_batch()) run_engine(plan, ranks, out);
   }
 
   /// Requests that an Engine schedules over the dp groups, with as few pages as one needs.
@@ -219,6 +239,7 @@ class Draw {
     return groups_alone(std::move(groups));
   }
 
+  const std::string target_ = text_setting("SHUNT_MESH_TARGET", "cpu");
   Dice dice_;
   RandomModel model_;
   Mesh mesh_;
@@ -236,12 +257,12 @@ TEST(RandomMeshes, LogicalPlacedFusedAndPlanAgree) {
   const int64_t first = alone >= 0 ? alone : setting("SHUNT_MESH_FIRST", 0);
   const int64_t count =
       alone >= 0 ? 1 : setting("SHUNT_MESH_DRAWS", 10 * static_cast<int64_t>(families.size()));
-  const char* only = std::getenv("SHUNT_MESH_FAMILY");
+  const std::string only = text_setting("SHUNT_MESH_FAMILY", "");
   int64_t run = 0, refused = 0;
   double worst = 0;
   for (int64_t i = first; i < first + count; ++i) {
     const std::string& family = families[static_cast<size_t>(i) % families.size()];
-    if (only != nullptr && family != only) continue;
+    if (!only.empty() && family != only) continue;
     std::string text = family + ", which could not be drawn";
     Outcome outcome;
     try {

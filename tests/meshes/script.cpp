@@ -23,8 +23,9 @@ std::map<std::string, std::vector<int32_t>> forced_rows(const Script& script,
     Dice dice(script.seed + 100 * step + static_cast<uint64_t>(layer));
     std::vector<int32_t>& list = rows[fmt::format("forced.{}", layer)];
     for (int64_t t = 0; t < tokens; ++t) {
-      const auto row = dice.coin() ? dice.different(script.forced, facts.experts)
-                                   : std::vector<int32_t>(static_cast<size_t>(script.forced), -1);
+      const auto row = dice.coin() || script.force_all
+                           ? dice.different(script.forced, facts.experts)
+                           : std::vector<int32_t>(static_cast<size_t>(script.forced), -1);
       list.insert(list.end(), row.begin(), row.end());
     }
   }
@@ -62,17 +63,20 @@ class GroupsAlone : public StepRunner {
   std::vector<std::unique_ptr<StepRunner>> groups_;
 };
 
-/// Largest error in units of the wanted values' root mean square.
-double error_of(const Matrix& got, const Matrix& want) {
+double error_of(const Matrix& got, const Matrix& want, bool float32) {
   if (got.data.size() != want.data.size()) return INFINITY;
-  double squares = 0, largest = 0;
+  double squares = 0, others = 0, products = 0, largest = 0;
   for (size_t i = 0; i < want.data.size(); ++i) {
-    const double error = std::abs(double{got.data[i]} - want.data[i]);
-    largest = std::isfinite(error) ? std::max(largest, error) : INFINITY;
-    squares += double{want.data[i]} * want.data[i];
+    const double x = got.data[i], y = want.data[i];
+    if (!std::isfinite(x)) return INFINITY;
+    largest = std::max(largest, std::abs(x - y));
+    squares += y * y;
+    others += x * x;
+    products += x * y;
   }
-  const double usual = std::sqrt(squares / static_cast<double>(want.data.size()));
-  return largest == 0 ? 0 : largest / usual;
+  if (largest == 0) return 0;
+  if (!float32) return 1 - 2 * products / (squares + others);
+  return largest / std::sqrt(squares / static_cast<double>(want.data.size()));
 }
 
 }  // namespace
@@ -157,11 +161,11 @@ std::string wrong_choices(StepRunner& reference, const std::vector<std::vector<i
 }
 
 std::string difference(const std::vector<StepValues>& got, const std::vector<StepValues>& want,
-                       double* worst) {
+                       bool float32, double* worst) {
   std::string text;
   for (size_t step = 0; step < want.size(); ++step) {
     const auto see = [&](const std::string& name, const Matrix& a, const Matrix& b) {
-      const double error = error_of(a, b);
+      const double error = error_of(a, b, float32);
       *worst = std::max(*worst, error);
       if (!(error <= kTolerance)) text += fmt::format(" {} {:.2g}", name, error);
     };

@@ -18,6 +18,7 @@ struct Script {
   std::vector<int32_t> more;                  // then of sequence 0 alone
   std::vector<std::vector<int32_t>> decoded;  // then a token for every sequence, step by step
   int64_t longest = 0, forced = 0;            // choices a token of forced.N; 0: none
+  bool force_all = false;                     // every token; else about half of them
   uint64_t seed = 0;
 };
 
@@ -42,9 +43,10 @@ std::vector<std::vector<int32_t>> generate(Session& session,
 std::string wrong_choices(StepRunner& reference, const std::vector<std::vector<int32_t>>& prompts,
                           const std::vector<std::vector<int32_t>>& chosen);
 
-/// What differs by more than 1e-3 of its root mean square, of the values that both have; empty if
-/// nothing does. `worst` becomes the largest error so far.
+/// What differs by more than 1e-3, of the values that both have; empty if nothing does. `worst`
+/// becomes the largest error so far. Of a float32 executor errors are counted in units of the
+/// values' root mean square, of another it is 1 - 2 sum(xy) / sum(x^2 + y^2), as `verify` has it.
 std::string difference(const std::vector<StepValues>& got, const std::vector<StepValues>& want,
-                       double* worst);
+                       bool float32, double* worst);
 
 }  // namespace shunt
