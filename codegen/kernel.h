@@ -92,6 +92,11 @@ class StepBuilder {
   virtual Arg scratch(int64_t bytes) = 0;
   /// Address of the true value of a dim, in device memory.
   virtual Arg dim_ptr(std::string_view dim) = 0;
+  /// Where the gate of a MoE layer counts its routes: int64[experts], one array for all gates at
+  /// this op's loc (the same gate in other regimes). To be added to, atomically or by its only
+  /// writer, once for every route that an expert computes: not for padded tokens, not for dropped
+  /// routes.
+  virtual Arg route_counts(int64_t experts) = 0;
   /// A number that differs between ranks, as an int32: by rank of the world.
   virtual Arg rank_value(const std::vector<int64_t>& by_rank) = 0;
   static Arg i32(const DimExpr& value);

@@ -46,6 +46,7 @@ struct PlanState {
   Lowered out;
   ValueArgs fixed;                              // parameters, states
   std::map<std::string, int> kernel_of_source;  // source text (or host kernel name) -> index
+  std::map<std::pair<std::string, int64_t>, int> counters;  // loc, experts -> buffer
 
   int kernel(const KernelSource& source) {
     const auto [it, added] =
@@ -152,6 +153,16 @@ class ProgramLowering : public StepBuilder {
             .index = static_cast<int>(it - dims.begin()),
             .dim = {},
             .text = {}};
+  }
+
+  Arg route_counts(int64_t experts) override {
+    const auto [it, added] = state_.counters.emplace(std::pair{op_->loc, experts}, -1);
+    if (added) {
+      const Type type{DType::i64, {Dim(experts)}};
+      it->second = state_.add_buffer(op_->loc, Arena::counters, type, type.bytes().constant());
+      state_.append(it->second, state_.out.plan.counters_bytes);
+    }
+    return buffer_arg(it->second);
   }
 
   Arg rank_value(const std::vector<int64_t>& by_rank) override {
@@ -363,7 +374,7 @@ void place_ports(PlanState& state) {
 }  // namespace
 
 Lowered lower(const ir::Module& module, const LowerOptions& options) {
-  PlanState state{module, options, {}, {}, {}};
+  PlanState state{module, options, {}, {}, {}, {}};
   Plan& plan = state.out.plan;
   plan.target = options.target.name;
   plan.limits = options.limits;

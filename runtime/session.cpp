@@ -302,6 +302,46 @@ void Session::Impl::synchronize() {
   }
 }
 
+/// The ranks of a tp group see the same batch and count the same routes: one of each group is
+/// asked.
+std::vector<RouteCounts> Session::Impl::read_counters() {
+  SHUNT_CHECK(machine.rank() == 0, "rank {} has no counts of the others", machine.rank());
+  if (!alive) throw DeviceError("an earlier run failed: the session cannot be used any more");
+  activate();
+  std::vector<int> ranks = {0};
+  const std::byte* counts = gathered;
+  std::vector<std::byte> on_host;
+  if (plan.mesh.size() > 1) {
+    ranks = plan.mesh.group(MeshAxis::dp, 0);
+    StepDescriptor step;
+    step.kind = StepDescriptor::Kind::counters;
+    try {
+      machine.world->control().send_step(step, {});
+      gather_counters();
+    } catch (const DeviceError&) {
+      alive = false;
+      throw;
+    }
+  }
+  if (!cpu()) {
+    on_host.resize(static_cast<size_t>(plan.counters_bytes * plan.mesh.size()));
+    download(on_host.data(), gathered, static_cast<int64_t>(on_host.size()));
+    counts = on_host.data();
+  }
+  std::vector<RouteCounts> out;
+  for (const Buffer& b : plan.buffers) {
+    if (b.arena != Arena::counters) continue;
+    std::vector<int64_t>& sum = out.emplace_back(RouteCounts{b.name, {}}).routes;
+    sum.resize(static_cast<size_t>(b.type.shape[0].constant()));
+    for (const int rank : ranks) {
+      const auto* own =
+          reinterpret_cast<const int64_t*>(counts + rank * plan.counters_bytes + b.offset);
+      for (size_t e = 0; e < sum.size(); ++e) sum[e] += own[e];
+    }
+  }
+  return out;
+}
+
 /// Device memory to the host, after everything queued so far.
 void Session::Impl::download(std::byte* to, const std::byte* from, int64_t bytes) {
   activate();
@@ -385,6 +425,12 @@ void Session::run_sample(std::span<const int64_t> rows, StepObserver* observer) 
 }
 
 void Session::synchronize() { impl_->synchronize(); }
+
+std::vector<RouteCounts> Session::route_counts() {
+  const Plan& plan = impl_->plan;
+  if (plan.counters_bytes == 0) return {};
+  return impl_->read_counters();
+}
 
 const Program& Session::step_program(bool decode, int64_t T, int64_t S, int64_t R) const {
   return impl_->plan.programs[static_cast<size_t>(impl_->choose(decode, {T, S, R}))];

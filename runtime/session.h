@@ -77,7 +77,15 @@ struct MemoryUse {
   int64_t weights = 0, workspace = 0, io = 0;  // bytes
   int64_t state = 0;                           // of paged states: the KV cache
   int64_t slots = 0;                           // of slot states: recurrent layers
-  int64_t total() const { return weights + workspace + io + state + slots; }
+  int64_t counters = 0;                        // of routes; on several ranks also to gather them
+  int64_t total() const { return weights + workspace + io + state + slots + counters; }
+};
+
+/// Routes to each expert of one MoE layer.
+struct RouteCounts {
+  std::string loc;  // of the gate, "model.layers.3.mlp"
+  std::vector<int64_t> routes;
+  bool operator==(const RouteCounts&) const = default;
 };
 
 /// What a session of this plan takes if requests may use `pages` pages.
@@ -143,6 +151,11 @@ class Session {
   std::vector<StepTime> run_step_timed(bool decode, int64_t T, int64_t S, int64_t R);
   /// Waits for everything queued.
   void synchronize();
+  /// Routes that experts have computed since load, by MoE layer in the order of the model; empty
+  /// for a dense model. Always counted. Neither padding nor a route dropped by a capacity counts,
+  /// and ranks that share a batch count it once: the sum is over dp groups. Waits for all that is
+  /// queued (on several ranks: a gathering that all take part in). Rank 0 only.
+  std::vector<RouteCounts> route_counts();
 
   /// Of several ranks, on all but rank 0: runs what rank 0 runs, with its inputs, until rank 0
   /// calls release() (or its session ends). Throws as run_step() does, and DeviceError if a rank

@@ -60,8 +60,9 @@ struct Session::Impl {
   int64_t pages = 0;
   bool alive = true;
 
-  DeviceBuffer device_weights, device_workspace, device_io, device_state;
-  HostBuffer host_weights, host_workspace, host_io, host_state;
+  DeviceBuffer device_weights, device_workspace, device_io, device_state, device_counters;
+  HostBuffer host_weights, host_workspace, host_io, host_state, host_counters;
+  std::byte* gathered = nullptr;   // counters of all ranks; of one rank: its own
   PinnedBuffer mirror;             // of the io memory, on a GPU
   std::byte* io_host = nullptr;    // dims array, then the io arena, as the host sees them
   std::optional<Event> uploaded;   // when the device has taken the last inputs
@@ -95,6 +96,7 @@ struct Session::Impl {
   void run_load(const Program& p, BoundProgram& bound);
   void write_constant(const Constant& c);
   void make_arenas();
+  void make_counters();
   void join_ranks();
   int64_t agree_on_pages(int64_t mine);
   int64_t choose_pages() const;
@@ -127,7 +129,7 @@ struct Session::Impl {
   // ---- several ranks (session_ranks.cpp) ----
   bool released = false;
   bool follows_eagerly = false;  // rank 0 runs this step without its graph, so all do
-  bool starting = true;  // all ranks run by themselves: nobody is told
+  bool starting = true;          // all ranks run by themselves: nobody is told
   bool leads() const { return machine.world != nullptr && machine.world->rank() == 0; }
   void send(const Prepared& p, std::span<const Sizes> groups, bool graph);
   std::byte* host_of(const Buffer& b, int group) {
@@ -136,6 +138,8 @@ struct Session::Impl {
   int group() const { return plan.mesh.index(MeshAxis::dp, machine.rank()); }
   void receive(const StepDescriptor& step, std::span<const std::byte> payload);
   std::vector<int> ports_to_send(const Prepared& p) const;
+  void gather_counters();
+  std::vector<RouteCounts> read_counters();
   int64_t port_bytes(const Port& port, const Sizes& s) const;
 };
 

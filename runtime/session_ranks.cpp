@@ -57,6 +57,17 @@ int64_t Session::Impl::agree_on_pages(int64_t mine) {
   return *std::min_element(all.begin(), all.end());
 }
 
+/// Brings the counters of all ranks together, on every rank: rank r's from r * counters_bytes on.
+void Session::Impl::gather_counters() {
+  ++machine.step;
+  machine.world->control().set_progress({machine.step, -1});
+  const std::byte* own = addresses.arenas[static_cast<size_t>(Arena::counters)];
+  const CommSite site{machine.step, -1, "route counters"};
+  machine.groups[static_cast<size_t>(MeshAxis::world)]->all_gather(
+      own, gathered, plan.counters_bytes / static_cast<int64_t>(sizeof(int32_t)), DType::i32, site,
+      machine.stream());
+}
+
 /// Inputs of a program that rank 0's caller fills; logits of @sample are on every rank already.
 /// Values to force travel only when they changed.
 std::vector<int> Session::Impl::ports_to_send(const Prepared& p) const {
@@ -144,7 +155,12 @@ void Session::follow() {
     const auto step = control.receive_step(payload, Milliseconds(1000));
     if (!step) continue;
     if (step->kind == StepDescriptor::Kind::stop) break;
-    impl_->receive(*step, payload);
+    if (step->kind == StepDescriptor::Kind::counters) {
+      impl_->activate();
+      impl_->gather_counters();
+    } else {
+      impl_->receive(*step, payload);
+    }
   }
   impl_->synchronize();
 }

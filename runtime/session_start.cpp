@@ -39,7 +39,9 @@ std::vector<char> read_file(const std::filesystem::path& path) {
 
 MemoryUse memory_needed(const Plan& plan, int64_t pages) {
   const int64_t dims_bytes = align_up(static_cast<int64_t>(plan.dims.size() * sizeof(int32_t)));
-  MemoryUse use{plan.weights_bytes, plan.workspace_bytes, dims_bytes + plan.io_bytes, 0, 0};
+  MemoryUse use{plan.weights_bytes, plan.workspace_bytes, dims_bytes + plan.io_bytes, 0, 0, 0};
+  const int64_t ranks = plan.mesh.size();
+  use.counters = plan.counters_bytes * (ranks > 1 ? ranks + 1 : 1);
   for (const StateDecl& s : plan.states)
     (s.kind == StateKind::slot ? use.slots : use.state) += state_bytes(plan, s, pages);
   return use;
@@ -120,6 +122,22 @@ void Session::Impl::make_arenas() {
   addresses.arenas[static_cast<size_t>(Arena::io)] = io + dims_bytes;
   addresses.dims = io;
   if (options.poison) poison(Arena::weights, memory.weights);
+  make_counters();
+}
+
+/// This rank's counters, and on several ranks room for everybody's behind them.
+void Session::Impl::make_counters() {
+  std::byte* counters;
+  if (cpu()) {
+    host_counters = HostBuffer(memory.counters, "route counters");
+    counters = host_counters.data();
+  } else {
+    device_counters = DeviceBuffer(memory.counters, "route counters");
+    counters = device_counters.data();
+    fill_device(counters, 0, memory.counters, machine.gpu->stream);
+  }
+  addresses.arenas[static_cast<size_t>(Arena::counters)] = counters;
+  gathered = plan.mesh.size() == 1 ? counters : counters + plan.counters_bytes;
 }
 
 void Session::Impl::open_device() {

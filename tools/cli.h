@@ -11,6 +11,7 @@
 
 #include "runtime/ranks.h"
 #include "tools/driver.h"
+#include "tools/route_trace.h"
 
 namespace shunt::cli {
 
@@ -52,6 +53,9 @@ struct RankOptions {
   /// `session` on the ranks that flags or a launcher say this process is.
   RanksOptions resolved(SessionOptions session) const;
 };
+
+/// --route-trace, which it returns, and --route-window.
+CLI::Option* add_route_trace(CLI::App* command, RouteTraceOptions& options);
 
 /// True in a process whose rank is above 0: it has then followed rank 0 to its end.
 bool followed(const std::filesystem::path& plan_directory, const RanksOptions& options);

@@ -161,6 +161,18 @@ RanksOptions RankOptions::resolved(SessionOptions session) const {
   return o;
 }
 
+CLI::Option* add_route_trace(CLI::App* command, RouteTraceOptions& options) {
+  CLI::Option* trace = command->add_option(
+      "--route-trace", options.file,
+      "count the routes to each expert into this file: a profile for `shunt place`");
+  command
+      ->add_option("--route-window", options.window,
+                   "with --route-trace: tokens a window of the profile (0: one window)")
+      ->needs(trace)
+      ->check(in_range(0, int64_t{1} << 40));
+  return trace;
+}
+
 bool followed(const std::filesystem::path& plan_directory, const RanksOptions& options) {
   if (options.launch.rank == 0) return false;
   Ranks ranks(load_plan(plan_directory), plan_directory, options);

@@ -1,6 +1,7 @@
-// shunt place PLAN|MODEL_DIR --profile FILE --ep N -o map.json: expert placement from a recorded
+// shunt place PLAN|MODEL_DIR --profile FILE --ep N [-o map.json]: expert placement from a recorded
 // profile, with what it brings before anything is deployed. Needs no GPU and no weights.
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <numeric>
 
@@ -37,7 +38,26 @@ void print_header(const PlaceStudy& s) {
   }
 }
 
-void print_layer(const PlaceStudy& s, size_t i) {
+/// A profile that maps are judged by: the one that was planned from, and one to measure by.
+struct Judge {
+  passes::RoutingProfile profile;
+  std::vector<std::vector<double>> counts;  // of all windows
+};
+
+/// Columns of the map before and the planned one, for each judge; NaN leaves a gap.
+template <class Balance>
+void print_balances(const PlaceStudy& s, const std::vector<Judge>& judges, Balance balance) {
+  std::string line;
+  for (const Judge& judge : judges) {
+    for (const ExpertMap* map : {&s.before(), &s.planned}) {
+      const double x = balance(*map, judge);
+      line += fmt::format("{:>12}", std::isnan(x) ? "" : fmt::format("{:.3f}", x));
+    }
+  }
+  fmt::print("{}\n", line.substr(0, line.find_last_not_of(' ') + 1));
+}
+
+void print_layer(const PlaceStudy& s, size_t i, const std::vector<Judge>& judges) {
   const ExpertMapLayer& before = s.before().layers[i];
   const ExpertMapLayer& planned = s.planned.layers[i];
   size_t fewest = planned.experts.size(), most = 0;
@@ -46,37 +66,46 @@ void print_layer(const PlaceStudy& s, size_t i) {
     fewest = std::min(fewest, n);
     most = std::max(most, n);
   }
-  const auto balance = [&](const ExpertMapLayer& layer) {
-    return max_over_mean(rank_loads(layer, s.counts[i], s.options.ranks));
-  };
   const std::string held =
       fewest == most ? fmt::format("{}", most) : fmt::format("{} to {}", fewest, most);
-  fmt::print("{:>7}{:>12.3f}{:>12.3f}{:>18}{:>11}{:>8}\n", planned.layer, balance(before),
-             balance(planned), held, planned.redundant(), moved_experts(before, planned));
+  fmt::print("{:>14}{:>16}{:>11}{:>7}", planned.layer, held, planned.redundant(),
+             moved_experts(before, planned));
+  print_balances(s, judges, [&](const ExpertMap& map, const Judge& judge) {
+    return max_over_mean(rank_loads(map.layers[i], judge.counts[i], map.ranks));
+  });
 }
 
-/// The worst of the profile's windows: how far it is from the average that the plan was made from.
-void print_windows(const PlaceStudy& s, const passes::RoutingProfile& profile,
-                   const std::string& what) {
-  double before = 0, after = 0;
-  for (const passes::RoutingWindow& w : profile.windows) {
-    before = std::max(before, overall_balance(s.before(), w.counts));
-    after = std::max(after, overall_balance(s.planned, w.counts));
-  }
-  fmt::print("{:>7}{:>12.3f}{:>12.3f}  {}\n", "all", before, after, what);
+/// Of the worst of a profile's windows: how far it is from the average that the plan was made from.
+double worst_window(const ExpertMap& map, const Judge& judge) {
+  if (judge.profile.windows.size() < 2) return std::nan("");
+  double worst = 0;
+  for (const passes::RoutingWindow& w : judge.profile.windows)
+    worst = std::max(worst, overall_balance(map, w.counts));
+  return worst;
 }
 
 void print_balance(const PlaceStudy& s, const std::string& measure) {
-  fmt::print("\nlargest rank load over the mean\n{:>7}{:>12}{:>12}{:>18}{:>11}{:>8}\n", "layer",
-             s.before_name(), "planned", "experts a rank", "redundant", "moved");
-  for (size_t i = 0; i < s.shapes.size(); ++i) print_layer(s, i);
-  fmt::print("{:>7}{:>12.3f}{:>12.3f}\n", "all", overall_balance(s.before(), s.counts),
-             overall_balance(s.planned, s.counts));
-  if (s.profile.windows.size() > 1) print_windows(s, s.profile, "worst window");
+  std::vector<Judge> judges = {{s.profile, s.counts}};
+  fmt::print("\nlargest rank load over the mean");
   if (!measure.empty()) {
-    const passes::RoutingProfile measured = load_profile_of(s, measure);
-    print_windows(s, measured, "measured: " + measure);
+    passes::RoutingProfile measured = load_profile_of(s, measure);
+    judges.push_back({measured, measured.total()});
+    fmt::print("; the last two columns: measured, {}", measure);
   }
+  fmt::print("\n{:>14}{:>16}{:>11}{:>7}", "layer", "experts a rank", "redundant", "moved");
+  for (size_t i = 0; i < judges.size(); ++i) fmt::print("{:>12}{:>12}", s.before_name(), "planned");
+  fmt::print("\n");
+  for (size_t i = 0; i < s.shapes.size(); ++i) print_layer(s, i, judges);
+  fmt::print("{:>14}{:>34}", "all", "");
+  print_balances(s, judges, [](const ExpertMap& map, const Judge& judge) {
+    return overall_balance(map, judge.counts);
+  });
+  const bool windows = std::any_of(judges.begin(), judges.end(), [](const Judge& judge) {
+    return judge.profile.windows.size() > 1;
+  });
+  if (!windows) return;
+  fmt::print("{:>14}{:>34}", "worst window", "");
+  print_balances(s, judges, worst_window);
 }
 
 /// Returns the time before over the time after.
@@ -136,6 +165,7 @@ int body(Flags& f) {
   std::vector<double> gains;
   for (int64_t tokens : f.options.tokens) gains.push_back(print_step(study, tokens));
   print_verdict(study, gains);
+  if (f.output.empty()) return 0;
   std::ofstream file(f.output, std::ios::binary);
   file << expert_map_to_json(study.planned);
   file.close();
@@ -162,7 +192,7 @@ void add_place(CLI::App& app, Command& slot) {
   c->add_option("--current", o.current, "the map in use: weights move only where that pays");
   c->add_option("--payback-steps", o.payback_steps, "with --current: steps in which it must pay")
       ->check(CLI::PositiveNumber);
-  c->add_option("--measure", f->measure, "another profile, to judge the planned map by");
+  c->add_option("--measure", f->measure, "another profile, to judge the maps by");
   c->add_option("--tokens", o.tokens, "batches to predict: tokens a step over all ranks")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 30));
@@ -170,7 +200,7 @@ void add_place(CLI::App& app, Command& slot) {
       ->check(CLI::PositiveNumber);
   c->add_option("--target", o.target, "cpu, sm_90a or sm_80 (default: the plan's, else sm_90a)");
   c->add_option("--model-dir", o.model_dir, "of a plan: its model directory, if that was moved");
-  c->add_option("-o,--output", f->output, "the map to write")->required();
+  c->add_option("-o,--output", f->output, "the map to write (default: none is written)");
 }
 
 }  // namespace shunt::cli

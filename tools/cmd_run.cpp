@@ -4,6 +4,7 @@
 #include <chrono>
 #include <csignal>
 #include <optional>
+#include <sstream>
 
 #include "ir/error.h"
 #include "runtime/engine/engine.h"
@@ -18,6 +19,8 @@ struct Flags {
   CompileFlags compile;
   RankOptions ranks;
   std::vector<std::string> prompts;
+  std::string prompt_file;
+  RouteTraceOptions trace;
   int64_t tokens = 128, kv_pages = 0, top_k = 0;
   double temperature = 0, top_p = 1;
   uint64_t seed = 0;
@@ -63,6 +66,22 @@ struct Output {
   }
 };
 
+/// Those of -p, then those of -f: a line each, empty lines left out.
+void read_prompts(Flags& f) {
+  if (!f.prompt_file.empty()) {
+    std::istringstream lines(read_text(f.prompt_file));
+    for (std::string line; std::getline(lines, line);) {
+      if (!line.empty() && line.back() == '\r') line.pop_back();
+      if (!line.empty()) f.prompts.push_back(line);
+    }
+  }
+  if (!f.prompts.empty()) return;
+  if (!f.prompt_file.empty()) user_error("{} has no prompts", f.prompt_file);
+  user_error(
+      "there is no prompt: give --prompt TEXT, or --prompt-file FILE with one a line "
+      "(see `shunt run -h`)");
+}
+
 std::filesystem::path plan_directory(const Flags& f) {
   f.compile.check_input();
   if (is_plan_directory(f.compile.input)) return f.compile.input;
@@ -75,7 +94,7 @@ class Runner {
  public:
   Runner(const Flags& flags, const std::filesystem::path& directory)
       : flags_(flags),
-        ranks_(flags.compile.load(directory), directory, flags.ranks.resolved(session_options())),
+        ranks_(load(directory), directory, flags.ranks.resolved(session_options())),
         session_(ranks_.session()) {
     if (!ranks_.leads()) return;
     engine_.emplace(session_);
@@ -89,6 +108,7 @@ class Runner {
       ranks_.follow();
       return 0;
     }
+    RouteTrace trace(flags_.trace, [this] { return session_.route_counts(); });
     outputs_.resize(flags_.prompts.size());
     int64_t prompt_tokens = 0;
     for (size_t i = 0; i < flags_.prompts.size(); ++i) {
@@ -99,6 +119,7 @@ class Runner {
     const auto start = std::chrono::steady_clock::now();
     if (streaming() && tokenizer_) write(flags_.prompts[0]);
     while (engine_->step()) {
+      trace.advance(engine_->stats().prompt_tokens + engine_->stats().generated_tokens);
       if (g_interrupted == 0) continue;
       for (int64_t id : requests_) engine_->cancel(id);
     }
@@ -111,11 +132,18 @@ class Runner {
                  prompt_tokens, s.generated_tokens, seconds,
                  static_cast<double>(s.generated_tokens) / seconds, session_.plan().target);
     }
+    trace.finish();
     ranks_.finish();
     return g_interrupted == 0 ? 0 : 130;
   }
 
  private:
+  Plan load(const std::filesystem::path& directory) const {
+    Plan plan = flags_.compile.load(directory);
+    check_route_trace(flags_.trace, plan, flags_.ranks.resolved({}).launch.rank);
+    return plan;
+  }
+
   bool streaming() const { return flags_.prompts.size() == 1; }
 
   /// Returns the prompt's tokens. Among several prompts, an error says which one it is about.
@@ -197,13 +225,14 @@ class Runner {
 
 void add_run(CLI::App& app, Command& slot) {
   auto f = std::make_shared<Flags>();
-  CLI::App* c =
-      add_command(app, "run", "Generate text; a model directory is compiled into the cache first.",
-                  slot, [f] { return Runner(*f, plan_directory(*f)).run(); });
+  CLI::App* c = add_command(
+      app, "run", "Generate text; a model directory is compiled into the cache first.", slot, [f] {
+        read_prompts(*f);
+        return Runner(*f, plan_directory(*f)).run();
+      });
   c->add_option("PLAN|MODEL_DIR", f->compile.input, "plan or model directory")->required();
-  c->add_option("-p,--prompt", f->prompts, "prompt; several make a batch")
-      ->required()
-      ->default_str("");
+  c->add_option("-p,--prompt", f->prompts, "prompt; several make a batch")->default_str("");
+  c->add_option("-f,--prompt-file", f->prompt_file, "file with more prompts, one a line");
   f->compile.add_to(c);
   f->compile.add_model_dir(c);
   f->ranks.add_to(c);
@@ -218,6 +247,7 @@ void add_run(CLI::App& app, Command& slot) {
   c->add_option("--threads", f->threads, "threads of the cpu target (0: all cores)")
       ->check(in_range(0, 4096));
   c->add_flag("--ids", f->ids, "prompts are token ids (1,2,3), and ids are printed");
+  add_route_trace(c, f->trace);
   c->add_flag("--sealed", f->sealed, "compile and tune nothing at load: the input must be a plan");
   c->add_flag("--ignore-eos", f->ignore_eos, "go on after an end-of-sequence token");
   c->add_flag("--quiet,-q", f->quiet, "no statistics on stderr");

@@ -7,6 +7,7 @@
 #include "ir/target.h"
 #include "runtime/engine/tokenizer.h"
 #include "tools/cli.h"
+#include "tools/route_trace.h"
 #include "tools/verify.h"
 
 namespace shunt::cli {
@@ -20,6 +21,7 @@ struct Flags {
   double atol = -1, rtol = -1, margin = -1;
   int64_t tokens = 0, window = 512, kv_pages = 0;
   bool reference = false, logical = false, json = false;
+  RouteTraceOptions trace;
 };
 
 /// The golden beside the model if the user names none.
@@ -59,11 +61,13 @@ std::unique_ptr<StepRunner> make_runner(const Flags& f, const CompileOptions& o,
   const std::filesystem::path plan = is_plan_directory(f.compile.input)
                                          ? std::filesystem::path(f.compile.input)
                                          : compile_cached(o).directory;
-  *float32 = f.compile.load(plan).activation_dtype == "f32";
+  const Plan loaded = f.compile.load(plan);
+  *float32 = loaded.activation_dtype == "f32";
   SessionOptions session;
   session.kv_pages = f.kv_pages;
   session.model_directory = f.compile.model_dir;
   const RanksOptions ranks = f.ranks.resolved(session);
+  check_route_trace(f.trace, loaded, ranks.launch.rank);
   if (followed(plan, ranks)) return nullptr;
   return make_plan_runner(plan, ranks);
 }
@@ -117,11 +121,14 @@ int verify_nll(const Flags& f) {
   bool float32 = true;
   auto runner = make_runner(f, o, (f.window + 63) / 64, &float32);
   if (runner == nullptr) return 0;
+  RouteTrace trace(f.trace, [&] { return runner->route_counts(); });
   Progress progress;
   const double nll = mean_nll(*runner, ids, f.window, [&](int64_t done) {
+    trace.advance(done);
     progress.show(fmt::format("{} of {} tokens", done, ids.size()));
   });
   progress.clear();
+  trace.finish();
   if (f.json) {
     const nlohmann::ordered_json out = {
         {"schema", 1}, {"tokens", ids.size()}, {"window", f.window}, {"nll", nll}};
@@ -176,11 +183,13 @@ void add_verify(CLI::App& app, Command& slot) {
   c->add_option("--rtol", f->rtol, "relative tolerance (-1: the default rule)");
   c->add_option("--margin", f->margin,
                 "least golden margin of greedy ids that are compared (-1: 1e-3, on a GPU 0.25)");
-  c->add_option("--text", f->text, "print the mean negative log-likelihood of this text instead");
+  CLI::Option* text = c->add_option("--text", f->text,
+                                    "print the mean negative log-likelihood of this text instead");
   c->add_option("--tokens", f->tokens, "with --text: only its first N tokens (0: all)")
       ->check(in_range(0, int64_t{1} << 40));
   c->add_option("--window", f->window, "with --text: tokens a window, each on its own")
       ->check(in_range(2, 1 << 20));
+  add_route_trace(c, f->trace)->needs(text);
   c->add_option("--kv-pages", f->kv_pages, "pages of KV state (0: what memory allows)");
   c->add_flag("--reference", f->reference,
               "run the reference evaluator on the compiled module instead of a plan");

@@ -13,6 +13,7 @@
 #   experts FLAGS...  the experts of a decode step in every way, e.g. experts "--tokens 8 --ranks 4" (EXPERT_BENCH names the program)
 #   mesh FLAGS...     models on several GPUs, e.g. mesh "--tp 2" "--ep 4": goldens (a thread a GPU), storyteller's likelihood
 #   random N          random models on random meshes of up to N GPUs; DRAWS of them from FIRST on (MESHES_TEST names the test program)
+#   routes FLAGS...   routes that storyteller's gates count on a text, e.g. routes "" "--dp 2 --tp 2 --ep 4", against those of the cpu
 #   launch N          the same ids from N threads, torchrun, mpirun's variables, and over sockets alone
 #   kill N            N processes; one is killed while it loads, captures, and decodes: the others must end and say so
 #   layouts N         tables of measured and predicted decode steps of three shapes on N GPUs, for batch 1, 8, 64
@@ -84,6 +85,24 @@ launch_case() {  # N
   for way in launch-torchrun.log launch-mpi.0 launch-sockets.0; do
     check "$way" cmp "$OUT/launch-threads.log" "$OUT/$way"
   done
+}
+
+# routes_case FLAGS: as many routes in each layer as on the cpu, and to other experts only where rounding flips a near-tie.
+routes_case() {
+  local name="routes$(tr -d ' ' <<<"$1")" text="--text tests/data/storyteller/heldout.txt --tokens 16384"
+  [ -f "$OUT/routes-cpu.json" ] ||
+    "$SHUNT" verify examples/storyteller --target cpu $text --route-trace "$OUT/routes-cpu.json" >"$OUT/routes-cpu.log" 2>&1
+  check "$name" "$SHUNT" verify examples/storyteller --target sm_90a $text $1 --route-trace "$OUT/$name.json"
+  local differ
+  differ=$(awk 'BEGIN { bad = 0 } /^ *\[[0-9]/ { gsub(/[^0-9,]/, ""); n = split($0, x, ",");
+      if (FNR == NR) { want[FNR] = $0; next }
+      split(want[FNR], w, ","); d = a = b = 0
+      for (i = 1; i <= n; ++i) { a += x[i]; b += w[i]; d += x[i] > w[i] ? x[i] - w[i] : w[i] - x[i] }
+      all += b; sum += d; bad += a != b || b == 0 }
+    END { print (bad || !all || sum > 0.02 * all ? "FAIL" : "ok"), sum / 2 " of " all " routes differ" }' \
+    "$OUT/routes-cpu.json" "$OUT/$name.json" 2>&1)
+  [[ $differ == ok* ]] || table[-1]="FAIL ${table[-1]#ok   }"
+  table[-1]+="  $differ"
 }
 
 # kill_case N WHEN SECONDS: kills the last of N ranks after so many seconds; the others must end within 5 s, not with 0.
@@ -180,6 +199,7 @@ while [ $# -gt 0 ]; do
       grep -E 'SHUNT_MESH_DRAW=|^ +Which is|draws,' "$OUT/random-$1.log" | cut -c1-300
       shift
       ;;
+    routes) while [[ $# -gt 0 && (-z $1 || $1 == --*) ]]; do routes_case "$1"; shift; done ;;
     launch) launch_case "$1"; shift ;;
     kill)
       KILL_PLAN=/tmp/kill-$1.plan

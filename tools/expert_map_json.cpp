@@ -3,6 +3,7 @@
 #include "tools/expert_map_json.h"
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -89,6 +90,19 @@ std::vector<ExpertReplica> replicas_from_json(const Json& json, const std::strin
   return out;
 }
 
+/// Counts that are whole, as recorded ones are, without a fraction.
+std::string counts_to_json(const std::vector<double>& counts) {
+  Json list = Json::array();
+  for (const double c : counts) {
+    if (c == std::floor(c) && c < 9e15) {
+      list.push_back(static_cast<int64_t>(c));
+    } else {
+      list.push_back(c);
+    }
+  }
+  return list.dump();
+}
+
 std::vector<std::vector<double>> counts_from_json(const Json& json, const std::string& what) {
   if (!json.is_array()) user_error("{} must be a list with a list of counts a layer", what);
   std::vector<std::vector<double>> out;
@@ -172,7 +186,7 @@ std::string profile_to_json(const RoutingProfile& profile) {
     out += fmt::format("{}\n  {{\"counts\": [", w == 0 ? "" : ",");
     const auto& counts = profile.windows[w].counts;
     for (size_t l = 0; l < counts.size(); ++l)
-      out += (l == 0 ? "\n    " : ",\n    ") + Json(counts[l]).dump();
+      out += (l == 0 ? "\n    " : ",\n    ") + counts_to_json(counts[l]);
     out += "]}";
   }
   return out + "\n]}\n";

@@ -55,6 +55,8 @@ class StepRunner {
   /// probes.
   virtual bool has_probes() const { return true; }
   virtual StepValues run(const StepInputs& inputs, bool with_probes) = 0;
+  /// As Session::route_counts().
+  virtual std::vector<RouteCounts> route_counts() = 0;
 };
 
 using TensorReader =

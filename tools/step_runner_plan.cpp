@@ -73,6 +73,8 @@ class PlanRunner : public StepRunner {
     return out;
   }
 
+  std::vector<RouteCounts> route_counts() override { return session_.route_counts(); }
+
  private:
   /// Rows of all groups in the order of the batch; group g's begin at g times the largest number of
   /// rows.

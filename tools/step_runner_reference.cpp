@@ -53,6 +53,11 @@ class ReferenceRunner : public StepRunner {
     reference.checkpoint = std::move(reader);
     evaluator_ = std::make_unique<ir::Evaluator>(*module_, std::move(reference));
     evaluator_->load();
+    for (const auto& graph : module_->graphs) {
+      for (const auto& op : graph->ops) {
+        if (is_gate(*op)) routes_of(*op);
+      }
+    }
   }
 
   const Limits& limits() const override { return limits_; }
@@ -83,6 +88,7 @@ class ReferenceRunner : public StepRunner {
     const auto results = evaluator_->run_ranks(
         graph.name, dims, inputs,
         [&](int rank, const ir::Value& v, const ir::Tensor& t) {
+          count_routes(rank, v, t);
           if (!with_probes || !ir::is_pinned(graph, &v) || mesh.index(MeshAxis::tp, rank) != 0)
             return;
           const BatchPart& part = parts[static_cast<size_t>(mesh.index(MeshAxis::dp, rank))];
@@ -99,7 +105,36 @@ class ReferenceRunner : public StepRunner {
     return out;
   }
 
+  std::vector<RouteCounts> route_counts() override { return routes_; }
+
  private:
+  static bool is_gate(const ir::Op& op) {
+    return op.kind == ir::OpKind::topk_gate || op.kind == ir::OpKind::norm_gate;
+  }
+
+  /// The counts of a gate, which all step graphs have.
+  std::vector<int64_t>& routes_of(const ir::Op& gate) {
+    const auto at = std::find_if(routes_.begin(), routes_.end(),
+                                 [&](const RouteCounts& r) { return r.loc == gate.loc; });
+    if (at != routes_.end()) return at->routes;
+    const ir::Value* logits = gate.kind == ir::OpKind::topk_gate ? gate.operand(0) : gate.result(2);
+    return routes_
+        .emplace_back(RouteCounts{
+            gate.loc, std::vector<int64_t>(static_cast<size_t>(logits->type.last().constant()))})
+        .routes;
+  }
+
+  /// Ranks of one tp group have the same routes. Padding and dropped routes have the id -1.
+  void count_routes(int rank, const ir::Value& v, const ir::Tensor& ids) {
+    if (v.def == nullptr || !is_gate(*v.def) || &v != v.def->results.back().get() ||
+        module_->mesh.index(MeshAxis::tp, rank) != 0)
+      return;
+    std::vector<int64_t>& routes = routes_of(*v.def);
+    for (const auto id : ids.i) {
+      if (id >= 0) ++routes[static_cast<size_t>(id)];
+    }
+  }
+
   /// The step graph whose ranges fit, as the session chooses its program.
   const ir::Graph& step_graph(int64_t tokens, bool decode) const {
     const ir::Graph* best = nullptr;
@@ -166,6 +201,7 @@ class ReferenceRunner : public StepRunner {
   std::unique_ptr<ir::Evaluator> evaluator_;
   Limits limits_;
   int64_t vocab_ = 0, forced_ = 0;
+  std::vector<RouteCounts> routes_;
 };
 
 }  // namespace

@@ -24,9 +24,9 @@ static_assert(static_cast<int>(HostDrop::order) == static_cast<int>(ir::Drop::or
 static_assert(static_cast<int>(HostDrop::score) == static_cast<int>(ir::Drop::score));
 static_assert(static_cast<int>(HostDrop::random) == static_cast<int>(ir::Drop::random));
 
-/// From selection_bias to ids: the part that topk_gate and norm_gate share.
+/// From selection_bias to counts: the part that topk_gate and norm_gate share.
 void add_gate(HostArgs& args, const Op& op, const ir::TopkGateAttrs& a, size_t bias,
-              const Type& logits, size_t result) {
+              const Type& logits, size_t result, StepBuilder& b) {
   args.weight(op.operand(bias))
       .value(op.operand(bias + 1))
       .integer(logits.shape[0])
@@ -43,14 +43,15 @@ void add_gate(HostArgs& args, const Op& op, const ir::TopkGateAttrs& a, size_t b
       .integer(a.keep_groups)
       .integer(static_cast<int64_t>(a.group_score))
       .value(op.result(result))
-      .value(op.result(result + 1));
+      .value(op.result(result + 1))
+      .arg(b.route_counts(logits.shape[1].constant()));
 }
 
 void emit_topk_gate(const Op& op, StepBuilder& b) {
   HostArgs args(b);
   args.value(op.operand(0));
   const auto& a = op.as<ir::TopkGateAttrs>();
-  add_gate(args, op, a, 1, op.operand(0)->type, 0);
+  add_gate(args, op, a, 1, op.operand(0)->type, 0, b);
   args.integer(static_cast<int64_t>(a.drop))
       .real(a.capacity_factor * static_cast<double>(a.k))
       .integer(a.min_capacity)
@@ -75,7 +76,7 @@ void emit_norm_gate(const Op& op, StepBuilder& b) {
       .value(op.result(0))
       .value(op.result(1))
       .value(op.result(2));
-  add_gate(args, op, a, 5, op.result(2)->type, 3);
+  add_gate(args, op, a, 5, op.result(2)->type, 3, b);
   args.call("norm_gate");
 }
 

@@ -10,7 +10,7 @@ namespace shunt::codegen {
 namespace {
 
 void add_gate_config(LaunchBuilder& launch, const ir::TopkGateAttrs& a, int64_t experts,
-                     const ir::Value* selection_bias, const ir::Value* forced) {
+                     const ir::Value* selection_bias, const ir::Value* forced, bool counts) {
   launch.type("SelectionBias", selection_bias ? selection_bias->type.dtype : DType::f32);
   launch.number("kExperts", experts).number("kTop", a.k);
   launch.number("kScore", static_cast<int64_t>(a.score))
@@ -20,7 +20,14 @@ void add_gate_config(LaunchBuilder& launch, const ir::TopkGateAttrs& a, int64_t 
   launch.number("kGroups", a.groups).number("kKeepGroups", a.keep_groups);
   launch.boolean("kGroupTop2", a.group_score == ir::GroupScore::top2_sum);
   launch.boolean("kHasSelectionBias", selection_bias != nullptr)
-      .boolean("kHasForced", forced != nullptr);
+      .boolean("kHasForced", forced != nullptr)
+      .boolean("kCounts", counts);
+}
+
+/// Where the routes are counted, by the kernel that has the last word on them.
+LaunchBuilder& route_counts(LaunchBuilder& launch, StepBuilder& steps, int64_t experts,
+                            bool counts) {
+  return launch.parameter("shunt::int64* counts", counts ? steps.route_counts(experts) : Arg{});
 }
 
 LaunchBuilder& forced_ids(LaunchBuilder& launch, const ir::Value* forced) {
@@ -44,24 +51,29 @@ double seconds_topk_gate(const ir::Op& op, const Context& context) {
 
 void emit_choice(const ir::Op& op, const ir::TopkGateAttrs& a, StepBuilder& steps) {
   const Type& logits = op.operand(0)->type;
+  const int64_t experts = logits.last().constant();
+  const bool counts = !a.depends_on_batch();
   constexpr int64_t kThreads = 128;
   LaunchBuilder launch(steps, "topk_gate", "gate.cuh", "topk_gate");
-  add_gate_config(launch, a, logits.last().constant(), op.operand(1), op.operand(2));
+  add_gate_config(launch, a, experts, op.operand(1), op.operand(2), counts);
   launch.number("kThreads", kThreads);
   launch.in("logits", op.operand(0)).in("selection_bias", op.operand(1));
   forced_ids(launch, op.operand(2)).out("w", op.result(0)).out("ids", op.result(1));
-  launch.size("T", logits.shape[0]);
+  route_counts(launch, steps, experts, counts).size("T", logits.shape[0]);
   launch.launch(DimExpr::ceildiv(logits.shape[0], kThreads / 32), kThreads);
 }
 
 void emit_sample_second(const ir::Op& op, const ir::TopkGateAttrs& a, StepBuilder& steps) {
   const Type& logits = op.operand(0)->type;
+  const int64_t experts = logits.last().constant();
+  const bool counts = a.drop == ir::Drop::none;
   constexpr int64_t kThreads = 128;
   LaunchBuilder launch(steps, "sample_second", "capacity.cuh", "sample_second");
-  launch.number("kExperts", logits.last().constant()).number("kThreads", kThreads);
-  launch.boolean("kHasForced", op.operand(2) != nullptr);
+  launch.number("kExperts", experts).number("kThreads", kThreads);
+  launch.boolean("kHasForced", op.operand(2) != nullptr).boolean("kCounts", counts);
   forced_ids(launch.in("logits", op.operand(0)), op.operand(2));
-  launch.out("w", op.result(0)).out("ids", op.result(1)).i64("seed", DimExpr(a.seed));
+  launch.out("w", op.result(0)).out("ids", op.result(1));
+  route_counts(launch, steps, experts, counts).i64("seed", DimExpr(a.seed));
   launch.size("T", logits.shape[0]);
   launch.launch(DimExpr::ceildiv(logits.shape[0], kThreads / 32), kThreads);
 }
@@ -76,7 +88,8 @@ void emit_drop(const ir::Op& op, const ir::TopkGateAttrs& a, StepBuilder& steps)
   launch.real("kFactor", a.capacity_factor * static_cast<double>(a.k));
   launch.number("kMinCapacity", std::min(a.min_capacity, kMost));
   launch.number("kThreads", kThreads).number("kItems", 4);
-  launch.out("w", op.result(0)).out("ids", op.result(1)).i64("seed", DimExpr(a.seed));
+  launch.out("w", op.result(0)).out("ids", op.result(1));
+  route_counts(launch, steps, experts, true).i64("seed", DimExpr(a.seed));
   launch.size("T", logits.shape[0]);
   launch.launch(DimExpr(experts), kThreads);
 }
@@ -97,7 +110,7 @@ void emit_finish(const ir::Op& op, const ir::TopkGateAttrs& a, StepBuilder& step
 void emit_topk_gate(const ir::Op& op, StepBuilder& steps) {
   const auto& a = op.as<ir::TopkGateAttrs>();
   if (!a.depends_on_batch()) return emit_choice(op, a, steps);
-  ir::TopkGateAttrs raw = a;
+  ir::TopkGateAttrs raw = a;  // depends on the batch still: does not count
   raw.norm = ir::RouteNorm::none;
   raw.scale = 1;
   emit_choice(op, raw, steps);
@@ -161,7 +174,7 @@ void emit_norm_gate(const ir::Op& op, StepBuilder& steps) {
   const GateCut cut(op, steps.context());
   const int64_t cols = x->type.last().constant(), experts = router->type.shape[0].constant();
   LaunchBuilder launch(steps, "norm_gate", "gate.cuh", "norm_gate");
-  add_gate_config(launch, a, experts, selection_bias, forced);
+  add_gate_config(launch, a, experts, selection_bias, forced, true);
   launch.type("X", x->type.dtype)
       .type("Y", y ? y->type.dtype : DType::f32)
       .type("W", weight->type.dtype);
@@ -184,7 +197,8 @@ void emit_norm_gate(const ir::Op& op, StepBuilder& steps) {
   forced_ids(launch.in("selection_bias", selection_bias), forced);
   launch.out("sum", op.result(0)).out("normed", op.result(1)).out("logits", op.result(2));
   launch.out("w", op.result(3)).out("ids", op.result(4));
-  launch.i32("chunk_rows", cut.chunk_rows).size("T", x->type.shape[0]);
+  route_counts(launch, steps, experts, true).i32("chunk_rows", cut.chunk_rows);
+  launch.size("T", x->type.shape[0]);
   launch.launch({DimExpr::ceildiv(x->type.shape[0], cut.tokens), DimExpr(cut.chunks), DimExpr(1)},
                 cut.threads, cut.smem);
 }

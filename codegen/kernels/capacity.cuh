@@ -5,6 +5,8 @@
 //   drop_routes     takes the id and the weight of the routes beyond an expert's capacity
 //   finish_routes   normalises and scales what is left
 //
+// The one of them that decides last (kCounts) counts what is left of the routes to each expert.
+//
 // A route's number is token * kTop + choice. Routes take an expert's slots by key, the largest
 // first, and equal keys by place: all first choices in token order, then all second ones; with more
 // than two choices by route number.
@@ -13,6 +15,7 @@
 #include "common/common.cuh"
 #include "common/paged.cuh"
 #include "common/random.cuh"
+#include "common/route_counts.cuh"
 
 namespace shunt {
 
@@ -116,17 +119,24 @@ __device__ __forceinline__ Threshold find_threshold(const Routes<C>& routes, int
 
 }  // namespace capacity
 
-/// One warp a token. Config: kExperts, kThreads, kHasForced. A token whose choice is forced keeps
-/// its second expert.
+/// One warp a token. Config: kExperts, kThreads, kHasForced, kCounts. A token whose choice is forced
+/// keeps its second expert. `counts` may be null without kCounts.
 template <class C>
 __device__ __forceinline__ void sample_second(const float* logits, const int* forced, float* w,
-                                              int* ids, int64 seed, int T, const int* true_T) {
+                                              int* ids, int64* counts, int64 seed, int T,
+                                              const int* true_T) {
   wait_for_predecessor();
   launch_dependents();
   const int token = blockIdx.x * (C::kThreads / 32) + warp_index();
   if (token >= true_size(true_T, T)) return;
   if constexpr (C::kHasForced) {
-    if (forced[2 * token] >= 0) return;
+    if (forced[2 * token] >= 0) {
+      if constexpr (C::kCounts) {
+        const int id = lane_index() < 2 ? ids[2 * token + lane_index()] : -1;
+        if (id >= 0) count_route(counts, id);
+      }
+      return;
+    }
   }
   const int first = ids[2 * token];
   if (first < 0) return;
@@ -154,6 +164,10 @@ __device__ __forceinline__ void sample_second(const float* logits, const int* fo
   if (lane_index() == 0) {
     w[2 * token + 1] = w[2 * token] * ::expf(row[best_id] - row[first]);
     ids[2 * token + 1] = best_id;
+    if constexpr (C::kCounts) {
+      count_route(counts, first);
+      count_route(counts, best_id);
+    }
   }
 }
 
@@ -161,18 +175,20 @@ __device__ __forceinline__ void sample_second(const float* logits, const int* fo
 /// meanwhile is not theirs either way. Config: kExperts, kTop, kDrop, kFactor, kMinCapacity,
 /// kThreads, kItems.
 template <class C>
-__device__ __forceinline__ void drop_routes(float* w, int* ids, int64 seed, int T,
+__device__ __forceinline__ void drop_routes(float* w, int* ids, int64* counts, int64 seed, int T,
                                             const int* true_T) {
   using namespace capacity;
   constexpr int kWarps = C::kThreads / 32;
-  __shared__ int counts[kWarps], ties[2][kWarps];
+  __shared__ int sums[kWarps], ties[2][kWarps];
   wait_for_predecessor();
   launch_dependents();
   const Routes<C> routes{w, ids, static_cast<int>(blockIdx.x), true_size(true_T, T), seed};
   int mine = 0;
   for (int r = threadIdx.x; r < routes.count(); r += C::kThreads) mine += routes.mine(r);
   const int kept = slots<C>(routes.tokens);
-  if (block_count<C::kThreads>(mine, counts) <= kept) return;
+  mine = block_count<C::kThreads>(mine, sums);
+  if (threadIdx.x == 0) counts[routes.expert] += ::min(mine, kept);  // no other block's
+  if (mine <= kept) return;
   const Threshold threshold = find_threshold<C>(routes, kept);
 
   int before = 0;  // ties at earlier places

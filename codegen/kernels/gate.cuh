@@ -3,12 +3,13 @@
 //
 // Config of gate_row: SelectionBias, kExperts, kTop (at most 32), kScore (ir::ScoreFunction),
 // kRouteNorm (ir::RouteNorm), kNormEps, kNormMin, kRouteScale, kJitter, kGroups, kKeepGroups, kGroupTop2,
-// kHasSelectionBias, kHasForced.
+// kHasSelectionBias, kHasForced, kCounts (the routes are final: they go into counts[kExperts]).
 #pragma once
 
 #include "common/arrivals.cuh"
 #include "common/common.cuh"
 #include "common/paged.cuh"
+#include "common/route_counts.cuh"
 
 namespace shunt {
 
@@ -106,8 +107,8 @@ __device__ __forceinline__ void keep_best_groups(float (&choose)[kPerLane<C>],
 /// kHasForced. A token that is only padding (not `valid`) gets ids of -1.
 template <class C>
 __device__ __forceinline__ void gate_row(const float* logits, const typename C::SelectionBias* bias,
-                                         const int* forced, float* w, int* ids, bool valid,
-                                         GroupScratch<C>& scratch) {
+                                         const int* forced, float* w, int* ids, int64* counts,
+                                         bool valid, GroupScratch<C>& scratch) {
   constexpr int kPer = kPerLane<C>;
   const int lane = lane_index();
   if (!valid) {
@@ -204,16 +205,20 @@ __device__ __forceinline__ void gate_row(const float* logits, const typename C::
     w[lane] = mine ? my_weight * C::kRouteScale : 0.0f;
     ids[lane] = my_id;
   }
+  if constexpr (C::kCounts) {
+    if (mine) count_route(counts, my_id);
+  }
 }
 
 }  // namespace gate
 
-/// w[T, kTop], ids[T, kTop] from logits[T, kExperts]; a warp a token. Config: that of gate_row, and
-/// kThreads.
+/// w[T, kTop], ids[T, kTop] from logits[T, kExperts]; a warp a token. `counts` may be null without
+/// kCounts. Config: that of gate_row, and kThreads.
 template <class C>
 __device__ __forceinline__ void topk_gate(const float* logits,
                                           const typename C::SelectionBias* bias, const int* forced,
-                                          float* w, int* ids, int T, const int* true_T) {
+                                          float* w, int* ids, int64* counts, int T,
+                                          const int* true_T) {
   constexpr int kWarps = C::kThreads / 32;
   __shared__ gate::GroupScratch<C> scratch[kWarps];
   wait_for_predecessor();
@@ -222,7 +227,7 @@ __device__ __forceinline__ void topk_gate(const float* logits,
   if (token >= T) return;
   const int64 at = static_cast<int64>(token) * C::kTop;
   gate::gate_row<C>(logits + static_cast<int64>(token) * C::kExperts, bias, forced + at, w + at,
-                    ids + at, token < true_size(true_T, T), scratch[warp_index()]);
+                    ids + at, counts, token < true_size(true_T, T), scratch[warp_index()]);
 }
 
 namespace gate {
@@ -326,8 +331,8 @@ __device__ __forceinline__ void norm_gate(const typename C::X* x, const typename
                                           const typename C::RouterBias* router_bias,
                                           const typename C::SelectionBias* bias, const int* forced,
                                           typename C::X* sum, typename C::X* normed, float* logits,
-                                          float* w, int* ids, int chunk_rows, int T,
-                                          const int* true_T) {
+                                          float* w, int* ids, int64* counts, int chunk_rows,
+                                          int T, const int* true_T) {
   constexpr int kWarps = C::kThreads / 32;
   constexpr int kVectors = C::kCols / C::kVec;
   constexpr int kSteps = ceil_div(kVectors, 32);
@@ -406,7 +411,7 @@ __device__ __forceinline__ void norm_gate(const typename C::X* x, const typename
   const int tokens = true_size(true_T, T);
   for (int t = warp_index(); t < C::kTokens && first_token + t < T; t += kWarps) {
     const int64 token = first_token + t, at = token * C::kTop;
-    gate::gate_row<C>(logits + token * C::kExperts, bias, forced + at, w + at, ids + at,
+    gate::gate_row<C>(logits + token * C::kExperts, bias, forced + at, w + at, ids + at, counts,
                       token < tokens, scratch[warp_index()]);
   }
 }

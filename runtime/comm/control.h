@@ -29,7 +29,7 @@ using CommClock = std::chrono::steady_clock;
 /// What rank 0 tells the others before each run; sizes come with the inputs, in the payload. Sent
 /// as it is in memory: ranks are of one program version.
 struct StepDescriptor {
-  enum class Kind : int32_t { run, stop };
+  enum class Kind : int32_t { run, counters, stop };
   int64_t sequence =
       0;  // set by send_step: 0, 1, 2, ...; a gap is an InternalError at the receiver
   Kind kind = Kind::run;

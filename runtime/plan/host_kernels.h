@@ -42,11 +42,11 @@ namespace shunt {
   X(gated_delta_rule) /* qkv[T,2*k*D+v*Dv], g[T,v], beta[T,v], positions, seq_starts, state_slots,                  \
                        state[.,v,D,Dv], S, k, v, D, Dv, scale, qk_l2norm, eps, out[T,v,Dv]                       */ \
   X(topk_gate)      /* logits[T,E], selection_bias|null, bias_dtype, forced|null, T, valid|null (tokens before padding, an i32 in memory), E, k, score, norm, norm_eps,   \
-                       norm_min, scale, jitter, groups, keep_groups, group_score, w[T,k], ids[T,k], drop, k * capacity_factor,        \
-                       min_capacity, sample_second, seed                                                         */ \
+                       norm_min, scale, jitter, groups, keep_groups, group_score, w[T,k], ids[T,k], counts[E], drop, k * capacity_factor, \
+                       min_capacity, sample_second, seed; counts is i64: the routes with an id are added         */ \
   X(norm_gate)      /* x[T,H], y|null, norm_w, norm_dtype, router[E,H], router_dtype, router_bias|null,             \
                        router_bias_dtype, T, H, eps, plus_one, sum[T,H], normed[T,H], logits[T,E], then the         \
-                       arguments of topk_gate after its logits: selection_bias|null ... ids                      */ \
+                       arguments of topk_gate after its logits: selection_bias|null ... counts                   */ \
   X(routed_linear)  /* x[M/divide,K], w[E,N,K], dtype, ids[M], M, divide, E, N, K, glu, expr|null, out[M,N'],       \
                        count, (p, dtype, mode)[count]                                                            */ \
   X(route_sort)     /* ids[M], M, E, offsets[E+1], rows[M]                                                       */ \

@@ -19,15 +19,18 @@
 namespace shunt {
 
 /// Raised by one on every change of the format; load_plan() accepts this number only.
-inline constexpr int kPlanFormat = 4;
+inline constexpr int kPlanFormat = 5;
 
 enum class Arena : uint8_t {
   weights,    // parameters, written by the load program
   workspace,  // values of one step; programs share it, each with a layout of its own
   io,         // step inputs and outputs, the same for all programs; mirrored in pinned host memory
+  counters,   // zero at load; steps only ever add to them, and no step reads them
 };
 
 /// A region of an arena, sized at the upper bounds of its dims. Offsets are multiples of 256 bytes.
+/// One of the counters arena is i64[experts]: routes to each expert of the MoE layer whose gate has
+/// the loc that is the buffer's name, since load.
 struct Buffer {
   std::string name;
   Arena arena = Arena::workspace;
@@ -256,7 +259,7 @@ struct Plan {
   std::vector<Port> ports;
   std::vector<Kernel> kernels;
   std::vector<Program> programs;
-  int64_t weights_bytes = 0, workspace_bytes = 0, io_bytes = 0;  // arena sizes
+  int64_t weights_bytes = 0, workspace_bytes = 0, io_bytes = 0, counters_bytes = 0;  // arena sizes
   bool operator==(const Plan&) const = default;
 
   /// Bytes of one page over all paged states.

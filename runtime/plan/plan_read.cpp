@@ -152,7 +152,7 @@ void read_name(const Json& json, const Path& path, E& value,
   value = static_cast<E>(it - names.begin());
 }
 void read(const Json& json, const Path& path, Arena& value) {
-  read_name(json, path, value, kArenaNames, "weights, workspace or io");
+  read_name(json, path, value, kArenaNames, "weights, workspace, io or counters");
 }
 void read(const Json& json, const Path& path, Collective::Kind& value) {
   read_name(json, path, value, kCollectiveNames, "all_reduce, all_gather, reduce_scatter or all_to_all");

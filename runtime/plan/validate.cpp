@@ -108,6 +108,7 @@ class Validator {
     in("weights_bytes", plan_.weights_bytes, 0, kMaxBytes);
     in("workspace_bytes", plan_.workspace_bytes, 0, kMaxBytes);
     in("io_bytes", plan_.io_bytes, 0, kMaxBytes);
+    in("counters_bytes", plan_.counters_bytes, 0, kMaxBytes);
   }
 
   void check_mesh() const {
@@ -157,9 +158,22 @@ class Validator {
   }
 
   int64_t arena_bytes(Arena arena) const {
-    return arena == Arena::weights ? plan_.weights_bytes
-           : arena == Arena::io    ? plan_.io_bytes
-                                   : plan_.workspace_bytes;
+    switch (arena) {
+      case Arena::weights: return plan_.weights_bytes;
+      case Arena::workspace: return plan_.workspace_bytes;
+      case Arena::io: return plan_.io_bytes;
+      case Arena::counters: return plan_.counters_bytes;
+    }
+    return 0;
+  }
+
+  void check_counters(size_t i) const {
+    const Type& type = plan_.buffers[i].type;
+    if (type.dtype != DType::i64 || type.shape.size() != 1 || !type.shape[0].is_constant()) {
+      fail(at("buffers", i, "type"), "counters are i64[experts], not {}", type.to_string());
+    }
+    const int64_t bytes = sized(at("buffers", i, "type"), [&] { return type.bytes().constant(); });
+    in(at("buffers", i, "bytes"), plan_.buffers[i].bytes, bytes, kMaxBytes);
   }
 
   void check_buffers() const {
@@ -182,6 +196,7 @@ class Validator {
           }
         }
       }
+      if (b.arena == Arena::counters) check_counters(i);
     }
   }
 

@@ -48,6 +48,7 @@ class RecordingSteps : public StepBuilder {
     arg.index = 0;
     return arg;
   }
+  Arg route_counts(int64_t experts) override { return scratch(experts * 8); }
   void launch(const KernelSource& kernel, LaunchSpec spec) override {
     for (const DimExpr& n : spec.grid) EXPECT_GE(n.evaluate(context_.upper), 1) << kernel.name;
     EXPECT_LE(spec.smem, context_.target.smem_per_block) << kernel.name;

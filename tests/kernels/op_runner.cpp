@@ -2,6 +2,8 @@
 // Entry points: CaseRunner, compile_kernels. Used by op_cpu_test.cpp and op_gpu_test.cpp.
 #include "tests/kernels/op_runner.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -300,7 +302,9 @@ class Comparison {
     dims_ = {{"T", T}, {"S", S}, {"R", run.rows}};
     std::map<std::string, Tensor> inputs;
     for (const auto& input : graph.inputs) inputs[input->name] = make_input(*input);
-    auto wanted = evaluator_.run(graph.name, dims_, inputs);
+    std::vector<RouteCounts> routes;
+    auto wanted = evaluator_.run(graph.name, dims_, inputs,
+                                 [&](const ir::Value& v, const Tensor& t) { count(v, t, routes); });
     // A program in a CUDA graph: its first use runs step by step, the second captures, the third
     // finds all counters where a launch must leave them.
     const bool in_graph = program != nullptr && program->decode && !session_.on_cpu();
@@ -317,6 +321,7 @@ class Comparison {
         session_.run_step(run.decode, T, S, run.rows);
       }
       compare(graph, wanted, inputs, before, in_graph);
+      compare_counts(routes);
     }
   }
 
@@ -385,6 +390,44 @@ class Comparison {
     }
   }
 
+  /// Adds the routes in a gate's ids. Gates of one loc and as many experts share their counters.
+  static void count(const ir::Value& v, const Tensor& ids, std::vector<RouteCounts>& routes) {
+    const bool norm = v.def != nullptr && v.def->kind == ir::OpKind::norm_gate;
+    if (v.def == nullptr || (!norm && v.def->kind != ir::OpKind::topk_gate)) return;
+    if (&v != v.def->results.back().get()) return;
+    const ir::Value* logits = norm ? v.def->result(2) : v.def->operand(0);
+    const auto experts = static_cast<size_t>(logits->type.last().constant());
+    auto at = std::find_if(routes.begin(), routes.end(), [&](const RouteCounts& r) {
+      return r.loc == v.def->loc && r.routes.size() == experts;
+    });
+    if (at == routes.end()) at = routes.insert(at, {v.def->loc, std::vector<int64_t>(experts, 0)});
+    for (const auto id : ids.i) {
+      if (id >= 0) ++at->routes[static_cast<size_t>(id)];
+    }
+  }
+
+  /// `routes` of this run on top of what was counted before it.
+  void compare_counts(const std::vector<RouteCounts>& routes) {
+    const std::vector<RouteCounts> counted = session_.route_counts();
+    for (const RouteCounts& now : counted) {
+      std::vector<int64_t>& before = counted_[{now.loc, now.routes.size()}];
+      before.resize(now.routes.size(), 0);
+      std::vector<int64_t> want = before;
+      for (const RouteCounts& r : routes) {
+        if (r.loc != now.loc || r.routes.size() != now.routes.size()) continue;
+        for (size_t e = 0; e < want.size(); ++e) want[e] += r.routes[e];
+      }
+      if (now.routes != want) {
+        failures_.push_back(fmt::format("{} {}: routes to {} experts are counted as {}, not {}",
+                                        case_.name, where_, want.size(), fmt::join(now.routes, ","),
+                                        fmt::join(want, ",")));
+      }
+      before = now.routes;
+    }
+    if (!routes.empty() && counted.empty())
+      failures_.push_back(case_.name + ": the plan counts no routes");
+  }
+
   void fail(const ir::Value& v, const std::string& what) {
     const std::string op = v.def == nullptr ? "" : std::string(v.def->info().name);
     failures_.push_back(fmt::format("{} {}: %{} = {} : {}: {}", case_.name, where_, v.name, op,
@@ -402,6 +445,7 @@ class Comparison {
   DimEnv dims_;
   std::string where_;
   std::vector<std::string> failures_;
+  std::map<std::pair<std::string, size_t>, std::vector<int64_t>> counted_;  // loc, experts
 };
 
 }  // namespace

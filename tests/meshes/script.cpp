@@ -42,6 +42,17 @@ class GroupsAlone : public StepRunner {
   int64_t vocab_size() const override { return groups_[0]->vocab_size(); }
   int64_t forced_width() const override { return groups_[0]->forced_width(); }
   bool has_probes() const override { return false; }
+  /// The groups' sum.
+  std::vector<RouteCounts> route_counts() override {
+    std::vector<RouteCounts> sum = groups_[0]->route_counts();
+    for (size_t g = 1; g < groups_.size(); ++g) {
+      const std::vector<RouteCounts> more = groups_[g]->route_counts();
+      for (size_t layer = 0; layer < sum.size(); ++layer)
+        std::transform(more[layer].routes.begin(), more[layer].routes.end(),
+                       sum[layer].routes.begin(), sum[layer].routes.begin(), std::plus<>());
+    }
+    return sum;
+  }
 
   StepValues run(const StepInputs& in, bool) override {
     const auto vocab = static_cast<size_t>(vocab_size());

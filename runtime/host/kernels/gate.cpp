@@ -22,11 +22,18 @@ struct Gate {
   HostGroupScore group_score;
   float* w;                     // [T, k]
   int32_t* ids;                 // [T, k]
+  int64_t* counts;              // [experts], routes so far
   const float* bias = nullptr;  // selection_bias as float32
 
   /// Floats that row() needs: scores, and what the choice goes by.
   int64_t scratch_floats() const { return 2 * experts + 2 * groups; }
   void row(int64_t t, const float* logits, float* scratch) const;
+  /// Once the routes are final. On one thread: an increment is nothing beside a row of logits.
+  void count() const {
+    for (int64_t r = 0; r < valid * k; ++r) {
+      if (ids[r] >= 0) ++counts[ids[r]];
+    }
+  }
 
  private:
   void scores(const float* logits, float* s) const;
@@ -158,7 +165,7 @@ void Gate::row(int64_t t, const float* logits, float* scratch) const {
   weights(logits, s, id, w + t * k);
 }
 
-/// Reads "selection_bias|null, bias_dtype, forced|null, T, valid|null, E, k, ... w, ids".
+/// Reads "selection_bias|null, bias_dtype, forced|null, T, valid|null, E, k, ... w, ids, counts".
 Gate read_gate(Args& args) {
   Gate g;
   g.selection_bias = read_weight(args);
@@ -179,6 +186,7 @@ Gate read_gate(Args& args) {
   g.group_score = args.choice<HostGroupScore>();
   g.w = args.pointer<float>();
   g.ids = args.pointer<int32_t>();
+  g.counts = args.pointer<int64_t>();
   std::fill(g.w + g.valid * g.k, g.w + g.tokens * g.k, 0.0f);
   std::fill(g.ids + g.valid * g.k, g.ids + g.tokens * g.k, -1);
   for (int64_t t = 0; g.forced != nullptr && t < g.valid; ++t) {
@@ -265,6 +273,7 @@ void topk_gate(std::span<const HostSlot> slots, ThreadPool& pool) {
     gate.row(t, logits + t * gate.experts, static_cast<float*>(pool.scratch(worker, bytes)));
   });
   if (capacity.active()) capacity.apply(logits, gate.forced, gate.w, gate.ids, pool);
+  gate.count();
 }
 
 void norm_gate(std::span<const HostSlot> slots, ThreadPool& pool) {
@@ -303,6 +312,7 @@ void norm_gate(std::span<const HostSlot> slots, ThreadPool& pool) {
     const int64_t end = std::min(begin + n, gate.valid);
     for (int64_t t = begin; t < end; ++t) gate.row(t, router.logits + t * experts, scratch);
   });
+  gate.count();
 }
 
 }  // namespace shunt::host

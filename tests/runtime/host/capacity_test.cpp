@@ -36,11 +36,12 @@ TEST(HostCapacity, DropsWhatTheEvaluatorDrops) {
     // The plain kernel gives scores of the chosen; the evaluator drops from them.
     std::vector<float> expected = w;
     std::vector<int32_t> expected_ids = ids;
+    std::vector<int64_t> counts(static_cast<size_t>(experts), 0);
     const auto run = [&](bool plain, std::vector<float>& weights, std::vector<int32_t>& chosen) {
       Call call;
       call.p(logits).no_weight().p(forced).i(tokens).none().i(experts).i(a.k).i(0);
       call.i(plain ? 0 : static_cast<int64_t>(a.norm)).f(a.norm_eps).f(a.norm_min);
-      call.f(plain ? 1 : a.scale).f(a.jitter).i(1).i(1).i(0).p(weights).p(chosen);
+      call.f(plain ? 1 : a.scale).f(a.jitter).i(1).i(1).i(0).p(weights).p(chosen).p(counts);
       call.i(plain ? 0 : static_cast<int64_t>(a.drop));
       call.f(a.capacity_factor * static_cast<double>(a.k)).i(a.min_capacity);
       call.i(!plain && a.sample_second).i(a.seed);
@@ -49,8 +50,14 @@ TEST(HostCapacity, DropsWhatTheEvaluatorDrops) {
     run(true, expected, expected_ids);
     ir::drop_routes(a, tokens, experts, logits.data(), forced.data(), expected.data(),
                     expected_ids.data());
+    std::fill(counts.begin(), counts.end(), 0);
     run(false, w, ids);
     ASSERT_EQ(ids, expected_ids) << "round " << round;
+    std::vector<int64_t> kept(counts.size(), 0);
+    for (const int32_t id : ids) {
+      if (id >= 0) ++kept[static_cast<size_t>(id)];
+    }
+    ASSERT_EQ(counts, kept) << "round " << round;
     for (size_t r = 0; r < w.size(); ++r) expect_near(w[r], expected[r], 1e-5, "weight");
   }
 }

@@ -93,6 +93,14 @@ class HostRunner : public codegen::StepBuilder {
     call.run(std::string(kernel).c_str(), pool());
   }
   Arg scratch(int64_t) override { return {}; }
+  Arg route_counts(int64_t experts) override {
+    counts_.assign(static_cast<size_t>(experts), 0);
+    addresses_.push_back(reinterpret_cast<char*>(counts_.data()));
+    return {.kind = Arg::Kind::buffer,
+            .index = static_cast<int>(addresses_.size()) - 1,
+            .dim = {},
+            .text = {}};
+  }
   Arg dim_ptr(std::string_view) override { return {}; }
   void launch(const codegen::KernelSource&, LaunchSpec) override {}
   void matmul(Matmul) override {}
@@ -106,6 +114,7 @@ class HostRunner : public codegen::StepBuilder {
   codegen::Context context_;
   std::map<const ir::Value*, std::vector<char>> memory_;
   std::vector<char*> addresses_;
+  std::vector<int64_t> counts_;
 };
 
 Tensor concrete(const Type& type, const DimEnv& dims) {

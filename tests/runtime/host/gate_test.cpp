@@ -114,7 +114,8 @@ Router random_router() {
 }
 
 Call& gate_args(Call& call, const Router& r, TestWeight* bias, const std::vector<int32_t>* forced,
-                int64_t tokens, std::vector<float>& w, std::vector<int32_t>& ids) {
+                int64_t tokens, std::vector<float>& w, std::vector<int32_t>& ids,
+                std::vector<int64_t>& counts) {
   if (bias != nullptr) {
     call.w(*bias);
   } else {
@@ -135,8 +136,22 @@ Call& gate_args(Call& call, const Router& r, TestWeight* bias, const std::vector
       .i(r.keep_groups)
       .i(static_cast<int64_t>(r.group_score))
       .p(w)
-      .p(ids);
+      .p(ids)
+      .p(counts);
   return call;
+}
+
+/// Counters that stood at 5 before.
+std::vector<int64_t> fresh_counts(const Router& r) {
+  return std::vector<int64_t>(static_cast<size_t>(r.experts), 5);
+}
+
+void check_counts(const std::vector<int64_t>& counts, const std::vector<int32_t>& ids) {
+  std::vector<int64_t> want(counts.size(), 5);
+  for (const int32_t id : ids) {
+    if (id >= 0) ++want[static_cast<size_t>(id)];
+  }
+  EXPECT_EQ(counts, want);
 }
 
 std::vector<int32_t> random_forced(const Router& r, int64_t tokens) {
@@ -175,14 +190,16 @@ TEST(HostTopkGate, AllRouters) {
     const auto* f = pick(0, 1) == 1 ? &forced : nullptr;
     std::vector<float> w = poisoned(tokens * r.k);
     std::vector<int32_t> ids(static_cast<size_t>(tokens * r.k), -7);
+    std::vector<int64_t> counts = fresh_counts(r);
     Call call;
-    gate_args(call.p(logits), r, b, f, tokens, w, ids)
+    gate_args(call.p(logits), r, b, f, tokens, w, ids, counts)
         .i(0)
         .f(0)
         .i(0)
         .i(0)
         .i(0)  // no capacity
         .run("topk_gate", pool());
+    check_counts(counts, ids);
     for (int64_t t = 0; t < tokens; ++t) {
       const std::vector<double> row(logits.begin() + t * r.experts,
                                     logits.begin() + (t + 1) * r.experts);
@@ -202,14 +219,16 @@ TEST(HostTopkGate, SparseMixer) {
     for (int64_t j = 0; j < r.k; ++j) forced[static_cast<size_t>(j)] = static_cast<int32_t>(j + 1);
     std::vector<float> w = poisoned(tokens * r.k);
     std::vector<int32_t> ids(static_cast<size_t>(tokens * r.k), -7);
+    std::vector<int64_t> counts = fresh_counts(r);
     Call call;
-    gate_args(call.p(logits), r, nullptr, &forced, tokens, w, ids)
+    gate_args(call.p(logits), r, nullptr, &forced, tokens, w, ids, counts)
         .i(0)
         .f(0)
         .i(0)
         .i(0)
         .i(0)  // no capacity
         .run("topk_gate", pool());
+    check_counts(counts, ids);
     for (int64_t t = 0; t < tokens; ++t) {
       const Routes want =
           expected_mix(r, {logits.begin() + t * r.experts, logits.begin() + (t + 1) * r.experts},
@@ -228,14 +247,16 @@ TEST(HostTopkGate, TiesGoToTheLowestExpert) {
   const std::vector<float> logits = {1, 2, 2, 1, 2, 2};
   std::vector<float> w = poisoned(3);
   std::vector<int32_t> ids(3, -7);
+  std::vector<int64_t> counts = fresh_counts(r);
   Call call;
-  gate_args(call.p(logits), r, nullptr, nullptr, 1, w, ids)
+  gate_args(call.p(logits), r, nullptr, nullptr, 1, w, ids, counts)
       .i(0)
       .f(0)
       .i(0)
       .i(0)
       .i(0)  // no capacity
       .run("topk_gate", pool());
+  check_counts(counts, ids);
   EXPECT_EQ(ids, (std::vector<int32_t>{1, 2, 4}));
 }
 
@@ -244,14 +265,16 @@ TEST(HostTopkGate, LargeLogitsOverflowNothing) {
   const std::vector<float> logits = {1e4f, -1e4f, 1e4f, 0};
   std::vector<float> w = poisoned(2);
   std::vector<int32_t> ids(2, -7);
+  std::vector<int64_t> counts = fresh_counts(r);
   Call call;
-  gate_args(call.p(logits), r, nullptr, nullptr, 1, w, ids)
+  gate_args(call.p(logits), r, nullptr, nullptr, 1, w, ids, counts)
       .i(0)
       .f(0)
       .i(0)
       .i(0)
       .i(0)  // no capacity
       .run("topk_gate", pool());
+  check_counts(counts, ids);
   EXPECT_EQ(ids, (std::vector<int32_t>{0, 2}));
   EXPECT_FLOAT_EQ(w[0], 0.5f);
 }
@@ -271,6 +294,7 @@ TEST(HostNormGate, SumNormLogitsAndRoutes) {
     std::vector<float> w = poisoned(tokens * r.k);
     std::vector<int32_t> ids(static_cast<size_t>(tokens * r.k), -7);
     const std::vector<int32_t> forced = random_forced(r, tokens);
+    std::vector<int64_t> counts = fresh_counts(r);
     Call call;
     call.p(x).p(residual ? y.data() : nullptr).w(norm).w(router);
     if (biased) {
@@ -279,7 +303,8 @@ TEST(HostNormGate, SumNormLogitsAndRoutes) {
       call.no_weight();
     }
     call.i(tokens).i(h).f(1e-6).i(plus_one).p(sum).p(normed).p(logits);
-    gate_args(call, r, nullptr, &forced, tokens, w, ids).run("norm_gate", pool());
+    gate_args(call, r, nullptr, &forced, tokens, w, ids, counts).run("norm_gate", pool());
+    check_counts(counts, ids);
     for (int64_t t = 0; t < tokens; ++t) {
       double squares = 0;
       for (int64_t i = t * h; i < (t + 1) * h; ++i) {

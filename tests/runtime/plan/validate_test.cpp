@@ -175,6 +175,18 @@ TEST(Validate, StatesAndPorts) {
          [](Plan& p) { p.ports[1].role = "tokens"; });
   broken("ports[0].buffer: index 99", [](Plan& p) { p.ports[0].buffer = 99; });
   broken("ports[0].buffer: 'embed' is not in the io arena", [](Plan& p) { p.ports[0].buffer = 0; });
+  const auto counters = [](Type type, int64_t bytes) {
+    return [=](Plan& p) {
+      p.counters_bytes = 256;
+      p.buffers.push_back({"model.layers.0", Arena::counters, 0, bytes, type});
+    };
+  };
+  broken("type: counters are i64[experts], not i32[8]", counters({DType::i32, {Dim(8)}}, 64));
+  broken("type: counters are i64[experts], not i64[T]",
+         counters({DType::i64, {Dim::symbol("T")}}, 64));
+  broken("bytes: 32", counters({DType::i64, {Dim(8)}}, 32));
+  broken("'model.layers.0' ends at byte 264 of an arena of 256",
+         counters({DType::i64, {Dim(33)}}, 264));
   broken("steps[1].args[5] (kv_append at model): index 2 is outside states",
          [](Plan& p) { launch(p, 1, 1).args[5].index = 2; });
 }
