@@ -27,6 +27,7 @@ struct Context {
   bool decode = false;  // every sequence has one token: T == S
   int64_t page_size = 64;
   int64_t max_model_len = 0;
+  bool peer_memory = false;  // kernels may reach the memory of other ranks (PeerTable)
 
   /// Upper bound of a size in this graph.
   int64_t bound(const Dim& dim) const { return dim.evaluate(upper); }
@@ -99,6 +100,14 @@ class StepBuilder {
   virtual Arg route_counts(int64_t experts) = 0;
   /// A number that differs between ranks, as an int32: by rank of the world.
   virtual Arg rank_value(const std::vector<int64_t>& by_rank) = 0;
+  /// Memory in the peer arena that all ops and programs share by `role` ("dispatch.rows"), with
+  /// room for the largest `bytes` that any of them asks for: what other ranks of one axis push to
+  /// this rank, or counters of epochs. Zero at load, at the same place in all programs, and apart
+  /// from every other role. A role is for one axis. Only where context().peer_memory.
+  virtual Arg peer_buffer(std::string_view role, int64_t bytes) = 0;
+  /// Address of the PeerTable (codegen/kernels/ptx/peer.cuh) of a peer_buffer over the ranks along
+  /// `over`, of which there must be 2 to kMaxPeers.
+  virtual Arg peers(MeshAxis over, const Arg& buffer) = 0;
   static Arg i32(const DimExpr& value);
   static Arg i64(const DimExpr& value);
   static Arg f32(double value);

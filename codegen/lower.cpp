@@ -46,7 +46,9 @@ struct PlanState {
   Lowered out;
   ValueArgs fixed;                              // parameters, states
   std::map<std::string, int> kernel_of_source;  // source text (or host kernel name) -> index
-  std::map<std::pair<std::string, int64_t>, int> counters;  // loc, experts -> buffer
+  std::map<std::pair<std::string, int64_t>, int> counters = {};  // loc, experts -> buffer
+  std::map<std::string, int, std::less<>> peer_roles = {};  // role -> buffer
+  std::map<int, MeshAxis> peer_axes = {};                   // buffer -> what its tables run along
 
   int kernel(const KernelSource& source) {
     const auto [it, added] =
@@ -89,7 +91,8 @@ class ProgramLowering : public StepBuilder {
                  {},
                  false,
                  state.module.page_size,
-                 state.options.limits.max_model_len} {
+                 state.options.limits.max_model_len,
+                 state.options.peer_memory} {
     for (const auto* list : {&state.module.dims, &graph.dims}) {
       for (const DimDecl& d : *list) context_.upper[d.name] = d.max;
     }
@@ -173,6 +176,26 @@ class ProgramLowering : public StepBuilder {
             .index = static_cast<int>(it - tables.begin()),
             .dim = {},
             .text = {}};
+  }
+
+  Arg peer_buffer(std::string_view role, int64_t bytes) override {
+    SHUNT_CHECK(context_.peer_memory, "'{}' in a plan without peer memory", role);
+    auto it = state_.peer_roles.find(role);
+    if (it == state_.peer_roles.end()) {
+      const int buffer = state_.add_buffer(std::string(role), Arena::peer, {DType::u8, {}}, 0);
+      it = state_.peer_roles.emplace(role, buffer).first;
+    }
+    Buffer& b = state_.out.plan.buffers[it->second];
+    b.bytes = std::max(b.bytes, bytes);
+    b.type.shape = {Dim(b.bytes)};
+    return buffer_arg(it->second);
+  }
+
+  Arg peers(MeshAxis over, const Arg& buffer) override {
+    const auto [axis, added] = state_.peer_axes.emplace(buffer.index, over);
+    SHUNT_CHECK(axis->second == over, "peer buffer {} along {} and {}", buffer.index,
+                axis_name(axis->second), axis_name(over));
+    return {.kind = Arg::Kind::peers, .index = buffer.index, .dim = {}, .text = {}, .over = over};
   }
 
   void launch(const KernelSource& kernel, LaunchSpec spec) override {
@@ -371,6 +394,12 @@ void place_ports(PlanState& state) {
   for (const Port& p : plan.ports) state.append(p.buffer, plan.io_bytes);
 }
 
+/// When all programs have said how much they need: then no region moves any more.
+void place_peer_buffers(PlanState& state) {
+  for (const auto& [role, buffer] : state.peer_roles)
+    state.append(buffer, state.out.plan.peer_bytes);
+}
+
 }  // namespace
 
 Lowered lower(const ir::Module& module, const LowerOptions& options) {
@@ -397,6 +426,7 @@ Lowered lower(const ir::Module& module, const LowerOptions& options) {
     }
     lowering.lower_ops();
   }
+  place_peer_buffers(state);
   return std::move(state.out);
 }
 

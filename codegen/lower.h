@@ -25,6 +25,7 @@ struct LowerOptions {
   std::function<TensorSource(const std::string& tensor)> find_tensor;
   std::string only_row =
       {};  // for tests: this row wins wherever it supports an op, whatever it costs
+  bool peer_memory = false;  // all ranks are GPUs of one node that reach each other's memory
 };
 
 struct Lowered {

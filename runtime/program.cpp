@@ -28,6 +28,7 @@ std::byte* Addresses::of(const Plan& plan, const Arg& arg) const {
     }
     case Arg::Kind::state: return states[static_cast<size_t>(arg.index)];
     case Arg::Kind::dim_ptr: return dims + arg.index * static_cast<int64_t>(sizeof(int32_t));
+    case Arg::Kind::peers: return peer_tables.at({arg.index, arg.over});
     case Arg::Kind::null: return nullptr;
     default: break;
   }

@@ -7,8 +7,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "runtime/comm/comm.h"
@@ -25,6 +27,9 @@ struct Addresses {
   std::vector<std::byte*> states;  // by index of plan.states
   std::byte* dims =
       nullptr;  // int32 values in the order of plan.dims, read through Arg::Kind::dim_ptr
+
+  /// PeerTables in device memory, by buffer and axis, read through Arg::Kind::peers.
+  std::map<std::pair<int, MeshAxis>, std::byte*> peer_tables;
 
   std::byte* of(const Plan& plan, const Arg& arg) const;
 };

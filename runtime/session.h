@@ -78,7 +78,8 @@ struct MemoryUse {
   int64_t state = 0;                           // of paged states: the KV cache
   int64_t slots = 0;                           // of slot states: recurrent layers
   int64_t counters = 0;                        // of routes; on several ranks also to gather them
-  int64_t total() const { return weights + workspace + io + state + slots + counters; }
+  int64_t peer = 0;                            // what other ranks write
+  int64_t total() const { return weights + workspace + io + state + slots + counters + peer; }
 };
 
 /// Routes to each expert of one MoE layer.

@@ -60,6 +60,8 @@ struct Session::Impl {
   int64_t pages = 0;
   bool alive = true;
 
+  std::unique_ptr<PeerMemory> peer_memory;  // of a plan with peer buffers
+  DeviceBuffer device_peer_tables;
   DeviceBuffer device_weights, device_workspace, device_io, device_state, device_counters;
   HostBuffer host_weights, host_workspace, host_io, host_state, host_counters;
   std::byte* gathered = nullptr;   // counters of all ranks; of one rank: its own
@@ -98,6 +100,8 @@ struct Session::Impl {
   void make_arenas();
   void make_counters();
   void join_ranks();
+  void join_peers();
+  void leave_peers();
   int64_t agree_on_pages(int64_t mine);
   int64_t choose_pages() const;
   void find_inputs(const Program& p, Prepared& prepared);
@@ -126,7 +130,7 @@ struct Session::Impl {
   const Port& port(std::string_view role) const;
   Prepared& sample_program(int64_t R);
 
-  // ---- several ranks (session_ranks.cpp) ----
+  // ---- several ranks (session_ranks.cpp, session_peers.cpp) ----
   bool released = false;
   bool follows_eagerly = false;  // rank 0 runs this step without its graph, so all do
   bool starting = true;          // all ranks run by themselves: nobody is told

@@ -153,6 +153,7 @@ void Session::follow() {
   std::vector<std::byte> payload;
   while (true) {
     const auto step = control.receive_step(payload, Milliseconds(1000));
+    impl_->machine.world->check();
     if (!step) continue;
     if (step->kind == StepDescriptor::Kind::stop) break;
     if (step->kind == StepDescriptor::Kind::counters) {
@@ -163,6 +164,7 @@ void Session::follow() {
     }
   }
   impl_->synchronize();
+  impl_->leave_peers();
 }
 
 void Session::release() {
@@ -171,6 +173,9 @@ void Session::release() {
   StepDescriptor stop;
   stop.kind = StepDescriptor::Kind::stop;
   impl_->machine.world->control().send_step(stop, {});
+  if (!impl_->peer_memory) return;
+  impl_->synchronize();
+  impl_->leave_peers();
 }
 
 }  // namespace shunt

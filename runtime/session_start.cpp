@@ -42,6 +42,7 @@ MemoryUse memory_needed(const Plan& plan, int64_t pages) {
   MemoryUse use{plan.weights_bytes, plan.workspace_bytes, dims_bytes + plan.io_bytes, 0, 0, 0};
   const int64_t ranks = plan.mesh.size();
   use.counters = plan.counters_bytes * (ranks > 1 ? ranks + 1 : 1);
+  use.peer = plan.peer_bytes;
   for (const StateDecl& s : plan.states)
     (s.kind == StateKind::slot ? use.slots : use.state) += state_bytes(plan, s, pages);
   return use;
@@ -78,6 +79,7 @@ void Session::Impl::prepare() {
   }
   if (machine.world != nullptr) join_ranks();
   make_arenas();
+  if (plan.peer_bytes > 0) join_peers();
   place_states();
   find_dims();
   forced_dirty.assign(plan.ports.size(), 1);

@@ -22,6 +22,7 @@
 
 #include "ir/types.h"
 #include "runtime/comm/control.h"
+#include "runtime/comm/peer_memory.h"
 
 namespace shunt {
 
@@ -47,8 +48,8 @@ class Communicator {
   int rank() const { return rank_; }  // within the group
   int size() const { return static_cast<int>(group_.ranks.size()); }
 
-  /// recv[count] = the sum over ranks of send[count], on all ranks. In place when they are the same.
-  /// f32, f16, bf16, i32.
+  /// recv[count] = the sum over ranks of send[count], on all ranks. In place when they are the
+  /// same. f32, f16, bf16, i32.
   virtual void all_reduce(const void* send, void* recv, int64_t count, DType dtype,
                           const CommSite& site, void* stream) = 0;
   /// The same in place.
@@ -98,6 +99,13 @@ class CommWorld {
   /// The communicator of this rank's group on an axis. Called by all ranks of the world, in the
   /// same order. It must not outlive the world.
   virtual std::unique_ptr<Communicator> group(CommGroup group) = 0;
+  /// `bytes` of memory on this rank's GPU that the others' kernels reach, and of theirs that of the
+  /// ranks `reach`. Called by all ranks of the world, with the same `bytes`. Throws UserError
+  /// (incompatible_plan) where GPUs cannot reach each other; InternalError for host memory. It must
+  /// not outlive the world.
+  virtual std::unique_ptr<PeerMemory> peer_memory(int64_t bytes, const std::vector<int>& reach) = 0;
+  /// Throws if a rank failed, or a kernel gave up waiting for a peer. Does not wait.
+  virtual void check() = 0;
   /// Waits until `stream` has done all that is queued, at most the deadline; host memory: throws if
   /// a rank failed. To be used in place of Stream::synchronize(), which would wait for a dead peer
   /// for ever.

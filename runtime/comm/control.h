@@ -72,6 +72,8 @@ class ControlChannel {
   virtual void barrier(std::string_view name) = 0;
   /// Rank 0's bytes, on all ranks; what the others pass is ignored.
   virtual std::string broadcast(std::string bytes) = 0;
+  /// What every rank passes, by rank, on all ranks. A barrier too, of that name.
+  virtual std::vector<std::string> gather(std::string_view name, std::string bytes) = 0;
 
   /// Rank 0 only. Does not wait for the others. `payload` (inputs of the step) is the same for all
   /// ranks.

@@ -147,6 +147,10 @@ class InProcessCommWorld final : public CommWorld {
   std::unique_ptr<Communicator> group(CommGroup group) override {
     return std::make_unique<InProcessCommunicator>(hub_, std::move(group), control_.rank());
   }
+  std::unique_ptr<PeerMemory> peer_memory(int64_t, const std::vector<int>&) override {
+    SHUNT_CHECK(false, "peer memory is for GPUs");
+  }
+  void check() override { control_.check(); }
   void wait(void*, const CommSite&) override { control_.check(); }
   void abort(const std::string& reason) override { control_.fail(reason); }
 

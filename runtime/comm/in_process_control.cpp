@@ -56,6 +56,20 @@ std::string InProcessControl::broadcast(std::string bytes) {
   return result;
 }
 
+std::vector<std::string> InProcessControl::gather(std::string_view name, std::string bytes) {
+  InProcessCall call;
+  call.op = "gather";
+  call.control = true;
+  call.site.loc = name;
+  call.send = &bytes;
+  hub_->enter(all_, rank(), call);
+  std::vector<std::string> result;
+  for (const InProcessCall& other : all_.calls)
+    result.push_back(*static_cast<const std::string*>(other.send));
+  hub_->leave(all_);
+  return result;
+}
+
 void InProcessControl::send_step(StepDescriptor step, std::span<const std::byte> payload) {
   SHUNT_CHECK(rank() == 0, "rank {} may not send steps", rank());
   hub_->check();

@@ -97,6 +97,7 @@ class InProcessControl final : public ControlChannel {
   ~InProcessControl() override;
   void barrier(std::string_view name) override;
   std::string broadcast(std::string bytes) override;
+  std::vector<std::string> gather(std::string_view name, std::string bytes) override;
   void send_step(StepDescriptor step, std::span<const std::byte> payload) override;
   std::optional<StepDescriptor> receive_step(std::vector<std::byte>& payload,
                                              Milliseconds wait) override;

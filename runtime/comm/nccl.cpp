@@ -148,6 +148,10 @@ class NcclWorld final : public CommWorld {
   std::unique_ptr<Communicator> group(CommGroup group) override {
     return std::make_unique<NcclCommunicator>(state_, std::move(group));
   }
+  std::unique_ptr<PeerMemory> peer_memory(int64_t bytes, const std::vector<int>& reach) override {
+    return make_peer_memory(*state_->channel, state_->device, bytes, reach, state_->add_words());
+  }
+  void check() override { state_->check(); }
   void wait(void* stream, const CommSite& site) override {
     state_->wait(static_cast<cudaStream_t>(stream), site);
   }

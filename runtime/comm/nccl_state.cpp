@@ -150,6 +150,27 @@ void NcclState::check_comms(const CommSite& site) {
   }
 }
 
+std::shared_ptr<PeerWords> NcclState::add_words() {
+  auto words = std::make_shared<PeerWords>();
+  const std::lock_guard lock(list_->mutex);
+  if (list_->aborted) words->abort();
+  list_->words.push_back(words);
+  return words;
+}
+
+void NcclState::check() {
+  channel->check();
+  bool gave_up = false;
+  {
+    const std::lock_guard lock(list_->mutex);
+    for (const auto& words : list_->words) gave_up = gave_up || words->gave_up();
+  }
+  if (gave_up) {
+    fail(fmt::format("a kernel waited longer than {} for another rank's memory",
+                     seconds_text(2 * channel->timeout())));
+  }
+}
+
 void NcclState::wait(cudaStream_t stream, const CommSite& site) {
   const auto start = CommClock::now();
   auto next_check = start;
@@ -157,7 +178,7 @@ void NcclState::wait(cudaStream_t stream, const CommSite& site) {
     const cudaError_t status = cudaStreamQuery(stream);
     // An abort lets kernels end early, with anything for a result: the failure was recorded before
     // it.
-    if (status != cudaErrorNotReady) channel->check();
+    if (status != cudaErrorNotReady) check();
     if (status == cudaSuccess) return;
     if (status != cudaErrorNotReady)
       fail(fmt::format("{}: {}", site_text("waiting in", site), cudaGetErrorString(status)));
@@ -204,6 +225,7 @@ void NcclState::abort(const std::string& reason) {
 void NcclState::start_abort() {
   const std::lock_guard lock(list_->mutex);
   if (std::exchange(list_->aborted, true)) return;
+  for (const auto& words : list_->words) words->abort();
   std::promise<void> done;
   abort_done_ = done.get_future();
   aborter_ = std::thread([list = list_, done = std::move(done)]() mutable {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "runtime/comm/nccl.h"
+#include "runtime/comm/nccl_peers.h"
 
 namespace shunt {
 
@@ -41,6 +42,11 @@ class NcclState {
     settle(comm, site_text(op, site), channel->timeout());
   }
 
+  /// Words by which kernels over peer memory are ended, as communicators' are.
+  std::shared_ptr<PeerWords> add_words();
+
+  /// Throws (after ending all ranks) if a rank failed, or a kernel gave up waiting for a peer.
+  void check();
   void wait(cudaStream_t stream, const CommSite& site);
   /// Ends all ranks.
   void abort(const std::string& reason);
@@ -53,6 +59,7 @@ class NcclState {
   struct List {
     std::mutex mutex;                              // never taken under a communicator's
     std::vector<std::shared_ptr<NcclComm>> comms;  // [0]: all ranks
+    std::vector<std::shared_ptr<PeerWords>> words;
     bool aborted = false;
   };
 

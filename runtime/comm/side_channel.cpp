@@ -58,15 +58,29 @@ void SideChannel::await(std::unique_lock<std::mutex>& lock, Milliseconds wait, R
 
 void SideChannel::barrier(std::string_view name) {
   std::unique_lock lock(mutex_);
+  meet(lock, name, "");
+}
+
+std::vector<std::string> SideChannel::gather(std::string_view name, std::string bytes) {
+  std::unique_lock lock(mutex_);
+  meet(lock, name, std::move(bytes));
+  return brought_;
+}
+
+/// Returns when all ranks have come; what they brought is in brought_ until this rank comes again.
+void SideChannel::meet(std::unique_lock<std::mutex>& lock, std::string_view name,
+                       std::string bytes) {
   if (failed_) throw DeviceError(reason_);
   SHUNT_CHECK(!closing_, "barrier '{}' after close", name);
   Arrival& own = arrived_[static_cast<size_t>(rank())];
   const uint64_t number = ++own.number;
   own.name = name;
+  own.bytes = std::move(bytes);
   if (rank() == 0) {
     release_if_complete();
   } else {
-    post_all(encode(MessageKind::arrive, BodyWriter().value(number).text(name).body()));
+    post_all(
+        encode(MessageKind::arrive, BodyWriter().value(number).text(name).text(own.bytes).body()));
   }
   await(
       lock, timeout() + kSlack, [&] { return released_ >= number; },
@@ -193,12 +207,20 @@ void SideChannel::release_if_complete() {
       return record(fmt::format("rank 0 is at barrier '{}', rank {} at barrier '{}'", name, r,
                                 arrived_[r].name),
                     nullptr);
-  post_all(encode(MessageKind::release, BodyWriter().value(number).text(name).body()));
-  released(name);
+  BodyWriter body;
+  body.value(number).text(name);
+  std::vector<std::string> brought;
+  for (const Arrival& arrival : arrived_) {
+    body.text(arrival.bytes);
+    brought.push_back(arrival.bytes);
+  }
+  post_all(encode(MessageKind::release, body.body()));
+  released(name, std::move(brought));
 }
 
-void SideChannel::released(const std::string& name) {
+void SideChannel::released(const std::string& name, std::vector<std::string> bytes) {
   ++released_;
+  brought_ = std::move(bytes);
   // Here and not in close(): a peer may be gone before the caller's thread gets to run again.
   if (name == kClose && !failed_) closing_ = true;
   changed_.notify_all();

@@ -32,6 +32,7 @@ class SideChannel final : public ControlChannel {
 
   void barrier(std::string_view name) override;
   std::string broadcast(std::string bytes) override;
+  std::vector<std::string> gather(std::string_view name, std::string bytes) override;
   void send_step(StepDescriptor step, std::span<const std::byte> payload) override;
   std::optional<StepDescriptor> receive_step(std::vector<std::byte>& payload,
                                              Milliseconds wait) override;
@@ -51,8 +52,9 @@ class SideChannel final : public ControlChannel {
   void read(Peer& peer);
   bool handle(Peer& peer, const Message& message);
   bool handle_arrive(Peer& peer, BodyReader& body);
+  void meet(std::unique_lock<std::mutex>& lock, std::string_view name, std::string bytes);
   void release_if_complete();
-  void released(const std::string& name);
+  void released(const std::string& name, std::vector<std::string> bytes);
   void turn(CommClock::time_point now);
   std::vector<RankProgress> progress_now() const;
   template <class Ready, class Late>
@@ -75,9 +77,11 @@ class SideChannel final : public ControlChannel {
   struct Arrival {
     uint64_t number = 0;  // of the barrier, from 1
     std::string name;
+    std::string bytes;  // what the rank brought
   };
-  std::vector<Arrival> arrived_;  // rank 0: by rank; the others: own at [rank]
-  uint64_t released_ = 0;         // barriers that are over
+  std::vector<Arrival> arrived_;      // rank 0: by rank; the others: own at [rank]
+  uint64_t released_ = 0;             // barriers that are over
+  std::vector<std::string> brought_;  // to the last of them, by rank
   CommClock::time_point first_arrival_;
 
   std::deque<std::string> blobs_;

@@ -69,8 +69,10 @@ bool SideChannel::handle(Peer& peer, const Message& message) {
     case MessageKind::release: {
       const auto number = body.value<uint64_t>();
       const std::string name = body.text();
+      std::vector<std::string> brought(static_cast<size_t>(size()));
+      for (std::string& bytes : brought) bytes = body.text();
       if (!from_root || !body.done() || number != released_ + 1) return false;
-      released(name);
+      released(name, std::move(brought));
       return true;
     }
     case MessageKind::blob:
@@ -93,8 +95,9 @@ bool SideChannel::handle_arrive(Peer& peer, BodyReader& body) {
   Arrival& arrival = arrived_[static_cast<size_t>(peer.rank)];
   const auto number = body.value<uint64_t>();
   const std::string name = body.text();
+  const std::string bytes = body.text();
   if (!body.done() || number != arrival.number + 1) return false;
-  arrival = {number, name};
+  arrival = {number, name, bytes};
   release_if_complete();
   return true;
 }

@@ -19,8 +19,8 @@ enum class MessageKind : uint32_t {
   refuse_user,    // handshake failed: the text of a UserError
   refuse_device,  // the same, of a DeviceError
   heartbeat,      // RankProgress of the sender; from rank 0, of all ranks
-  arrive,         // at a barrier: number and name
-  release,        // of a barrier: number and name
+  arrive,         // at a barrier: number, name, and what the rank brings
+  release,        // of a barrier: number, name, and what every rank brought
   blob,           // of a broadcast: number and bytes
   step,           // a StepDescriptor and the payload
   failure,        // text
@@ -28,7 +28,7 @@ enum class MessageKind : uint32_t {
 
 struct MessageHeader {
   static constexpr uint32_t kMagic =
-      0x53485431;  // "SHT1": the format's version is its last character
+      0x53485432;  // "SHT2": the format's version is its last character
   uint32_t magic = kMagic;
   MessageKind kind = MessageKind::hello;
   uint64_t size = 0;

@@ -26,6 +26,8 @@ enum class Arena : uint8_t {
   workspace,  // values of one step; programs share it, each with a layout of its own
   io,         // step inputs and outputs, the same for all programs; mirrored in pinned host memory
   counters,   // zero at load; steps only ever add to them, and no step reads them
+  peer,  // what other ranks of the node write into, and epochs: zero at load, one place for all
+         // programs, and no two buffers share a byte (docs/ranks.md)
 };
 
 /// A region of an arena, sized at the upper bounds of its dims. Offsets are multiples of 256 bytes.
@@ -62,6 +64,8 @@ struct Arg {
     dim_ptr,  // address of the int32 value of dims[index] in device memory: the true value inside a
               // graph bucket
     rank,     // this rank's value of rank_tables[index], an int32
+    peers,    // address of a PeerTable (runtime/plan/peer_table.h) of buffers[index], in the peer
+              // arena, over the ranks of this rank's group along `over`
     expr,     // host kernels only: `text` is an Expr
     null,     // an absent operand
   };
@@ -71,6 +75,7 @@ struct Arg {
   DimExpr dim;
   double number = 0;
   std::string text;
+  MeshAxis over = MeshAxis::world;  // peers
   bool operator==(const Arg&) const = default;
 };
 
@@ -259,7 +264,8 @@ struct Plan {
   std::vector<Port> ports;
   std::vector<Kernel> kernels;
   std::vector<Program> programs;
-  int64_t weights_bytes = 0, workspace_bytes = 0, io_bytes = 0, counters_bytes = 0;  // arena sizes
+  int64_t weights_bytes = 0, workspace_bytes = 0, io_bytes = 0;  // arena sizes
+  int64_t counters_bytes = 0, peer_bytes = 0;
   bool operator==(const Plan&) const = default;
 
   /// Bytes of one page over all paged states.

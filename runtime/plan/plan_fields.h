@@ -195,6 +195,7 @@ void describe(V& v, Plan& p) {
   v("workspace_bytes", p.workspace_bytes);
   v("io_bytes", p.io_bytes);
   v("counters_bytes", p.counters_bytes);
+  v("peer_bytes", p.peer_bytes);
   v("dims", p.dims);
   v("files", p.files);
   v("states", p.states);
@@ -205,8 +206,8 @@ void describe(V& v, Plan& p) {
 }
 
 inline constexpr std::array<std::string_view, 2> kStateKindNames = {"paged", "slot"};
-inline constexpr std::array<std::string_view, 4> kArenaNames = {"weights", "workspace", "io",
-                                                                "counters"};
+inline constexpr std::array<std::string_view, 5> kArenaNames = {"weights", "workspace", "io",
+                                                                "counters", "peer"};
 // In the order of StepKind.
 inline constexpr std::array<std::string_view, std::variant_size_v<StepKind>> kStepKindNames = {
     "launch", "matmul", "copy", "fill", "constant", "read", "collective"};

@@ -100,6 +100,9 @@ class Writer {
       case Arg::Kind::i64: return put_keyed("i64", arg.dim);
       case Arg::Kind::f32: return put_keyed("f32", arg.number);
       case Arg::Kind::rank: return put_keyed("rank", arg.index);
+      case Arg::Kind::peers:
+        out_ += fmt::format("{{\"peers\": {}, \"over\": \"{}\"}}", arg.index, axis_name(arg.over));
+        return;
       case Arg::Kind::expr: return put_keyed("expr", arg.text);
     }
   }

@@ -152,7 +152,7 @@ void read_name(const Json& json, const Path& path, E& value,
   value = static_cast<E>(it - names.begin());
 }
 void read(const Json& json, const Path& path, Arena& value) {
-  read_name(json, path, value, kArenaNames, "weights, workspace, io or counters");
+  read_name(json, path, value, kArenaNames, "weights, workspace, io, counters or peer");
 }
 void read(const Json& json, const Path& path, Collective::Kind& value) {
   read_name(json, path, value, kCollectiveNames, "all_reduce, all_gather, reduce_scatter or all_to_all");
@@ -226,11 +226,16 @@ void read(const Json& json, const Path& path, Arg& arg) {
   } else if (reader.has("rank")) {
     arg.kind = Arg::Kind::rank;
     reader("rank", arg.index);
+  } else if (reader.has("peers")) {
+    arg.kind = Arg::Kind::peers;
+    reader("peers", arg.index);
+    reader("over", arg.over);
   } else if (reader.has("expr")) {
     arg.kind = Arg::Kind::expr;
     reader("expr", arg.text);
   } else {
-    fail(path, "names no kind of argument (buffer, state, dim_ptr, i32, i64, f32, rank, expr)");
+    fail(path,
+         "names no kind of argument (buffer, state, dim_ptr, i32, i64, f32, rank, peers, expr)");
   }
   reader.finish();
 }

@@ -13,6 +13,7 @@
 #include "ir/expr.h"
 #include "ir/target.h"
 #include "runtime/plan/host_kernels.h"
+#include "runtime/plan/peer_table.h"
 #include "runtime/plan/plan.h"
 
 namespace shunt {
@@ -39,6 +40,7 @@ class Validator {
     check_dims("dims", plan_.dims);
     check_files();
     check_buffers();
+    check_peer_buffers();
     check_states_and_ports();
     check_kernels();
     std::set<std::string> names;
@@ -109,6 +111,7 @@ class Validator {
     in("workspace_bytes", plan_.workspace_bytes, 0, kMaxBytes);
     in("io_bytes", plan_.io_bytes, 0, kMaxBytes);
     in("counters_bytes", plan_.counters_bytes, 0, kMaxBytes);
+    in("peer_bytes", plan_.peer_bytes, 0, kMaxBytes);
   }
 
   void check_mesh() const {
@@ -163,8 +166,9 @@ class Validator {
       case Arena::workspace: return plan_.workspace_bytes;
       case Arena::io: return plan_.io_bytes;
       case Arena::counters: return plan_.counters_bytes;
+      case Arena::peer: return plan_.peer_bytes;
     }
-    return 0;
+    fail("buffers", "an arena of no known kind");
   }
 
   void check_counters(size_t i) const {
@@ -197,6 +201,28 @@ class Validator {
         }
       }
       if (b.arena == Arena::counters) check_counters(i);
+    }
+  }
+
+  /// What one rank writes into another's memory must never be what that one still reads for
+  /// something else.
+  void check_peer_buffers() const {
+    std::vector<size_t> peers;
+    for (size_t i = 0; i < plan_.buffers.size(); ++i) {
+      if (plan_.buffers[i].arena == Arena::peer) peers.push_back(i);
+    }
+    if (!peers.empty() && target_->is_cpu())
+      fail(at("buffers", peers[0]), "a plan for cpu has no peer memory");
+    std::sort(peers.begin(), peers.end(), [&](size_t a, size_t b) {
+      return plan_.buffers[a].offset < plan_.buffers[b].offset;
+    });
+    for (size_t i = 1; i < peers.size(); ++i) {
+      const Buffer& before = plan_.buffers[peers[i - 1]];
+      const Buffer& b = plan_.buffers[peers[i]];
+      if (before.offset + before.bytes > b.offset) {
+        fail(at("buffers", peers[i]), "'{}' begins inside of '{}': peer buffers share no memory",
+             b.name, before.name);
+      }
     }
   }
 
@@ -391,6 +417,7 @@ class Validator {
       case Arg::Kind::rank:
         check_index(field, a.index, plan_.rank_tables.size(), "rank_tables");
         return;
+      case Arg::Kind::peers: check_peers(field, a); return;
       case Arg::Kind::f32:
         if (!std::isfinite(a.number)) fail(field, "{} is not a number", a.number);
         return;
@@ -401,6 +428,19 @@ class Validator {
       case Arg::Kind::null: return;
     }
     fail(field, "is of no known kind");
+  }
+
+  void check_peers(const std::string& field, const Arg& a) const {
+    check_index(field, a.index, plan_.buffers.size(), "buffers");
+    const Buffer& b = plan_.buffers[a.index];
+    if (b.arena != Arena::peer) fail(field, "'{}' is not in the peer arena", b.name);
+    if (target_->is_cpu()) fail(field, "a plan for cpu has no peer memory");
+    if (plan_.programs[program_].graph == "load") fail(field, "ranks load by themselves");
+    const int ranks = plan_.mesh.size(a.over);
+    if (ranks < 2 || ranks > kMaxPeers) {
+      fail(field, "{} ranks along {}, peer memory is for 2 to {}", ranks, axis_name(a.over),
+           kMaxPeers);
+    }
   }
 
   void check_step(const Program& p, const Step& s) {

@@ -49,6 +49,20 @@ class RecordingSteps : public StepBuilder {
     return arg;
   }
   Arg route_counts(int64_t experts) override { return scratch(experts * 8); }
+  Arg peer_buffer(std::string_view role, int64_t bytes) override {
+    EXPECT_GT(bytes, 0) << role;
+    Arg arg;
+    arg.kind = Arg::Kind::buffer;
+    arg.index = 2;
+    return arg;
+  }
+  Arg peers(MeshAxis over, const Arg& buffer) override {
+    Arg arg;
+    arg.kind = Arg::Kind::peers;
+    arg.index = buffer.index;
+    arg.over = over;
+    return arg;
+  }
   void launch(const KernelSource& kernel, LaunchSpec spec) override {
     for (const DimExpr& n : spec.grid) EXPECT_GE(n.evaluate(context_.upper), 1) << kernel.name;
     EXPECT_LE(spec.smem, context_.target.smem_per_block) << kernel.name;

@@ -160,6 +160,8 @@ TEST(InProcess, StepsGoFromRankZeroToTheOthers) {
   expect_fine(run(3, [](CommWorld& world, Communicator&) {
     ControlChannel& control = world.control();
     EXPECT_EQ(control.broadcast(fmt::format("from {}", control.rank())), "from 0");
+    EXPECT_EQ(control.gather("names", fmt::format("rank {}", control.rank())),
+              (std::vector<std::string>{"rank 0", "rank 1", "rank 2"}));
     std::vector<std::byte> payload(5, std::byte{9});
     if (control.rank() == 0) {
       for (int i = 0; i < 3; ++i) control.send_step({.program = i, .flags = 10 + i}, payload);

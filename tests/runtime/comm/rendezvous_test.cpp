@@ -98,7 +98,13 @@ TEST(Rendezvous, BarriersBroadcastsAndSteps) {
         ASSERT_EQ(got, payload);
       }
     }
-    for (int i = 0; i < 50; ++i) control.barrier(fmt::format("{}", i));
+    for (int i = 0; i < 50; ++i) {
+      control.barrier(fmt::format("{}", i));
+      const auto brought = control.gather("names", fmt::format("{} of {}", i, control.rank()));
+      ASSERT_EQ(brought.size(), 5u);
+      for (size_t r = 0; r < brought.size(); ++r)
+        ASSERT_EQ(brought[r], fmt::format("{} of {}", i, r));
+    }
   });
   expect_fine(result);
 }

@@ -87,6 +87,7 @@ class HostRunner : public codegen::StepBuilder {
         case Arg::Kind::expr: call.e(&exprs.emplace_back(HostExpr::compile(a.text))); break;
         case Arg::Kind::null: call.none(); break;
         case Arg::Kind::rank: FAIL() << "of one rank numbers are given as they are"; break;
+        case Arg::Kind::peers: FAIL() << "peer memory is for GPUs"; break;
         case Arg::Kind::dim_ptr: FAIL() << "a host kernel takes dims by value";
       }
     }
@@ -102,6 +103,8 @@ class HostRunner : public codegen::StepBuilder {
             .text = {}};
   }
   Arg dim_ptr(std::string_view) override { return {}; }
+  Arg peer_buffer(std::string_view, int64_t) override { return {}; }
+  Arg peers(MeshAxis, const Arg&) override { return {}; }
   void launch(const codegen::KernelSource&, LaunchSpec) override {}
   void matmul(Matmul) override {}
   void copy(Copy) override {}

@@ -64,6 +64,10 @@ Plan every_kind() {
     l.args.push_back(test::TinyPlan::real(v));
   }
   l.args.push_back(test::TinyPlan::state(1));
+  l.args.push_back(
+      {.kind = Arg::Kind::peers, .index = 3, .dim = {}, .text = {}, .over = MeshAxis::etp});
+  plan.peer_bytes = 512;
+  plan.buffers.push_back({"landing", Arena::peer, 0, 512, {DType::u8, {Dim(512)}}});
   l.args.push_back({});
   s.what = l;
   load.steps.push_back(s);

@@ -90,6 +90,46 @@ Plan gpu_plan(const std::function<void(Plan&, Launch&, Matmul&)>& edit) {
   return plan;
 }
 
+/// The same over two ranks, with two buffers of peer memory (the last two) that the launch names.
+Plan peer_plan(const std::function<void(Plan&, Launch&)>& edit) {
+  return gpu_plan([&](Plan& p, Launch& l, Matmul&) {
+    p.mesh.tp = p.mesh.etp = 2;
+    p.peer_bytes = 1024;
+    p.buffers.push_back({"rows", Arena::peer, 0, 700, {DType::u8, {Dim(700)}}});
+    p.buffers.push_back({"flags", Arena::peer, 768, 256, {DType::u8, {Dim(256)}}});
+    const int last = static_cast<int>(p.buffers.size()) - 1;
+    l.args = {TinyPlan::buffer(last)};
+    for (const int buffer : {last - 1, last}) {
+      l.args.push_back(
+          {.kind = Arg::Kind::peers, .index = buffer, .dim = {}, .text = {}, .over = MeshAxis::tp});
+    }
+    edit(p, l);
+  });
+}
+
+TEST(Validate, PeerMemory) {
+  EXPECT_EQ(error_of(peer_plan([](Plan&, Launch&) {})), "(valid)");
+  const auto broken_peers = [](const std::string& part,
+                               const std::function<void(Plan&, Launch&)>& edit) {
+    expect_error(peer_plan(edit), part);
+  };
+  broken_peers("'flags' begins inside of 'rows': peer buffers share no memory",
+               [](Plan& p, Launch&) { p.buffers.back().offset = 512; });
+  broken_peers("'flags' ends at byte 1024 of an arena of 1000",
+               [](Plan& p, Launch&) { p.peer_bytes = 1000; });
+  broken_peers("args[1]: 'hidden.0' is not in the peer arena",
+               [](Plan&, Launch& l) { l.args[1].index = TinyPlan().h; });
+  broken_peers("args[1]: index 99 is outside buffers",
+               [](Plan&, Launch& l) { l.args[1].index = 99; });
+  broken_peers("args[2]: 1 ranks along dp, peer memory is for 2 to 8",
+               [](Plan&, Launch& l) { l.args[2].over = MeshAxis::dp; });
+  broken_peers("args[1]: 16 ranks along tp", [](Plan& p, Launch&) { p.mesh.tp = p.mesh.etp = 16; });
+  broken("buffers[0]: a plan for cpu has no peer memory", [](Plan& p) {
+    p.peer_bytes = p.weights_bytes;
+    p.buffers[0].arena = Arena::peer;
+  });
+}
+
 TEST(Validate, AcceptsValidPlans) {
   EXPECT_EQ(error_of(test::tiny_plan()), "(valid)");
   EXPECT_EQ(error_of(with_read([](Plan&, Read&) {})), "(valid)");

@@ -1,0 +1,176 @@
+// Reaching the memory of the other ranks of a group: tables, epochs, lines and flags. The structs
+// are those of runtime/plan/peer_table.h.
+//
+// A kernel gets `const PeerTable*` for each buffer that it shares with its group (a plan argument of
+// kind "peers"), which may be read before wait_for_predecessor(), and counters of epochs of its own
+// (a peer buffer of kPeerEpochs words, never pushed to). All ranks of the group launch the same
+// kernels with the same grids in the same order, so an epoch is the same number on all of them: it
+// counts the launches over one set of counters, and is what a reader waits for. As it lies in
+// memory, a captured graph may be replayed.
+//
+// Two ways to hand over data:
+// - Lines of 8 bytes of payload in 16 bytes, each word with its epoch beside it. One trip over the
+//   link, no fence, no barrier; twice the bytes. For small sizes.
+// - Any stores, then a barrier of the block, then signal(): a flag with release semantics. The
+//   reader's await() acquires. Two trips over the link.
+// Memory that peers push to is used by alternate epochs (two halves). That suffices if every launch
+// waits for every rank: who pushes in epoch e has ended epoch e - 1, so all others have begun it,
+// and are done with e - 2, whose half it overwrites.
+//
+// A wait ends when the host aborts or its limit is over. Then `dead` is set, all results are void,
+// and later kernels neither push nor wait; the host has failed by then, or reads the report.
+#pragma once
+
+#include "common/types.cuh"
+
+namespace shunt {
+
+inline constexpr int kMaxPeers = 8;
+/// Counters of epochs of a kernel: the largest number of blocks in its grid.
+inline constexpr int kPeerEpochs = 256;
+
+struct PeerGuard {
+  uint32 dead;
+  uint32 reserved;
+  uint64 limit_ns;
+  const uint32* abort;
+  uint32* report;
+};
+
+struct PeerTable {
+  PeerGuard* guard;
+  int64 bytes;   // of the buffer
+  int position;  // of this rank in the group
+  int ranks;
+  uint8* at[kMaxPeers];  // by position; at[position] is this rank's own
+};
+
+// ---- words that other ranks, the host or earlier kernels write ----
+
+__device__ __forceinline__ uint32 load_relaxed(const uint32* p) {
+  uint32 v;
+  asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ uint32 load_acquire(const uint32* p) {
+  uint32 v;
+  asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ void store_relaxed(uint32* p, uint32 v) {
+  asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+__device__ __forceinline__ void store_release(uint32* p, uint32 v) {
+  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+__device__ __forceinline__ uint64 nanoseconds() {
+  uint64 t;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+  return t;
+}
+
+// ---- epochs ----
+
+/// 1, 2, ..., 2^32 - 1, 2, 3, ...: never 0 (memory that nobody has pushed to), even after odd.
+__device__ __forceinline__ uint32 epoch_after(uint32 epoch) {
+  return epoch == 0xffffffffu ? 2u : epoch + 1u;
+}
+/// The block's number in a grid of at most kPeerEpochs blocks.
+__device__ __forceinline__ int peer_block() {
+  return static_cast<int>((blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x);
+}
+/// Of this launch. After wait_for_predecessor().
+__device__ __forceinline__ uint32 begin_epoch(const uint32* epochs) {
+  return epoch_after(load_relaxed(epochs + peer_block()));
+}
+/// By all threads of every block, as the last thing. Every block also counts for those that a
+/// larger grid would have, so that grids may differ between launches.
+__device__ __forceinline__ void end_epoch(uint32* epochs, uint32 epoch) {
+  __syncthreads();  // all have read it
+  const int blocks = static_cast<int>(gridDim.x * gridDim.y * gridDim.z);
+  const int threads = static_cast<int>(blockDim.x);
+  for (int i = peer_block() + static_cast<int>(threadIdx.x) * blocks; i < kPeerEpochs;
+       i += threads * blocks) {
+    epochs[i] = epoch;
+  }
+}
+
+// ---- waiting ----
+
+/// True if an earlier kernel gave up: to be asked by all threads, after wait_for_predecessor(),
+/// before anything is pushed.
+__device__ __forceinline__ bool peers_are_dead(const PeerGuard* guard) {
+  return load_relaxed(&guard->dead) != 0;
+}
+
+/// Of one thread that polls.
+class PeerPatience {
+ public:
+  __device__ __forceinline__ explicit PeerPatience(PeerGuard* guard) : guard_(guard) {}
+  /// After a poll in vain. False: give up.
+  __device__ __forceinline__ bool again() {
+    return (++polls_ & 255u) != 0 || look_around();
+  }
+
+ private:
+  // The abort word lies across PCIe: only looked at once in about a tenth of a millisecond.
+  __device__ __noinline__ bool look_around() {
+    const uint64 now = nanoseconds();
+    if (start_ == 0) start_ = now;
+    const bool late = now - start_ > guard_->limit_ns;
+    if (!late && load_relaxed(guard_->abort) == 0 && load_relaxed(&guard_->dead) == 0) return true;
+    store_relaxed(&guard_->dead, 1);
+    if (late) store_relaxed(guard_->report, 1);
+    return false;
+  }
+
+  PeerGuard* guard_;
+  uint64 start_ = 0;
+  uint32 polls_ = 0;
+};
+
+// ---- flags ----
+
+/// Says that everything this block stored before its last barrier is there, in this rank's memory
+/// or a peer's. By one thread for each flag.
+__device__ __forceinline__ void signal(uint32* flag, uint32 epoch) { store_release(flag, epoch); }
+
+/// Waits until a flag in this rank's memory has come to `epoch` (or a later one: the peer may be
+/// ahead). By one thread for each flag, with a barrier behind it for the others. False: given up.
+__device__ __forceinline__ bool await(const uint32* flag, uint32 epoch, PeerGuard* guard) {
+  PeerPatience patience(guard);
+  while (static_cast<int>(load_acquire(flag) - epoch) < 0) {
+    if (!patience.again()) return false;
+  }
+  return true;
+}
+
+// ---- lines ----
+
+/// Bytes of the line of number `line` from source `source` of `sources`, from the start of the
+/// buffer. Neighbouring lines of a warp are one run of 512 bytes; where a line lies does not depend
+/// on how many there are.
+__device__ __forceinline__ int64 line_offset(int64 line, int source, int sources, uint32 epoch) {
+  return ((((line >> 5) * sources + source) * 2 + (epoch & 1)) * 32 + (line & 31)) * 16;
+}
+
+/// Each word of 8 bytes arrives as a whole.
+__device__ __forceinline__ void push_line(uint8* to, uint2 payload, uint32 epoch) {
+  const uint64 high = static_cast<uint64>(epoch) << 32;
+  asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1, %2};" ::"l"(to), "l"(high | payload.x),
+               "l"(high | payload.y)
+               : "memory");
+}
+
+/// True if the line of this epoch has arrived.
+__device__ __forceinline__ bool poll_line(const uint8* from, uint32 epoch, uint2& payload) {
+  uint64 a, b;
+  asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];"
+               : "=l"(a), "=l"(b)
+               : "l"(from)
+               : "memory");
+  payload = make_uint2(static_cast<uint32>(a), static_cast<uint32>(b));
+  return static_cast<uint32>(a >> 32) == epoch && static_cast<uint32>(b >> 32) == epoch;
+}
+
+}  // namespace shunt
