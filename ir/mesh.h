@@ -18,6 +18,10 @@ namespace shunt {
 
 enum class MeshAxis { dp, tp, ep, etp, world };
 
+/// The largest group whose ranks may reach each other's memory: GPUs of one node, connected all to
+/// all.
+inline constexpr int kMaxPeers = 8;
+
 constexpr auto enum_names(MeshAxis) {
   return std::array<std::string_view, 5>{"dp", "tp", "ep", "etp", "world"};
 }

@@ -33,6 +33,7 @@ const std::vector<Target>& all_targets() {
        .kernel_seconds = 5e-6,
        .link_bytes_per_s = 340e9,
        .collective_seconds = 7e-6,
+       .peer_seconds = 4e-6,
        .memory_bytes = int64_t{139} << 30},
       {.name = "sm_80",
        .kind = Target::Kind::cuda,
@@ -47,6 +48,7 @@ const std::vector<Target>& all_targets() {
        .kernel_seconds = 5e-6,
        .link_bytes_per_s = 200e9,
        .collective_seconds = 8e-6,
+       .peer_seconds = 5e-6,
        .memory_bytes = int64_t{79} << 30},
   };
   return targets;

@@ -21,11 +21,12 @@ struct Target {
   double matmul_flops_per_s = 0;  // dense 16-bit tensor cores (cpu: float32)
   double vector_flops_per_s = 0;  // float32 outside them
   double launch_seconds =
-      0;                     // one dependent kernel inside a CUDA graph (cpu: one parallel section)
+      0;  // one dependent kernel inside a CUDA graph (cpu: one parallel section)
   double kernel_seconds = 0;  // beyond the bytes of a kernel that streams memory: ramp-up and tail
   double link_bytes_per_s = 0;    // of a collective over NVLink, each way (cpu: copies)
   double collective_seconds = 0;  // of the smallest collective, before what each rank adds
-  int64_t memory_bytes = 0;  // device memory assumed by --dry-run
+  double peer_seconds = 0;        // of the smallest sum over peer memory of one node
+  int64_t memory_bytes = 0;       // device memory assumed by --dry-run
 
   bool is_cpu() const { return kind == Kind::cpu; }
 };

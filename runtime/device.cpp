@@ -54,6 +54,19 @@ DeviceInfo device_info(int device) {
           static_cast<int64_t>(total_bytes), static_cast<int64_t>(free_bytes)};
 }
 
+bool devices_reach_each_other(int count) {
+  const int devices = device_count();
+  if (devices < count) return false;
+  for (int a = 0; a < devices; ++a) {
+    for (int b = 0; b < devices; ++b) {
+      int can = 1;
+      if (a != b) check(cudaDeviceCanAccessPeer(&can, a, b), "cudaDeviceCanAccessPeer");
+      if (can == 0) return false;
+    }
+  }
+  return true;
+}
+
 void use_device(int device) { check(cudaSetDevice(device), "cudaSetDevice"); }
 
 DeviceBuffer::DeviceBuffer(int64_t bytes, const char* purpose) : bytes_(bytes) {

@@ -27,6 +27,9 @@ struct DeviceInfo {
 };
 DeviceInfo device_info(int device);
 
+/// True if this process sees at least `count` GPUs, and each can reach the memory of every other.
+bool devices_reach_each_other(int count);
+
 /// Makes `device` the calling thread's.
 void use_device(int device);
 

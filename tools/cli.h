@@ -77,6 +77,10 @@ class Progress {
 /// Throws UserError (incompatible_plan) if this machine has no GPU and `target` needs one.
 void require_device(const std::string& target);
 
+/// For a plan that this machine is to run: with --peer-memory auto, without it where its GPUs
+/// cannot reach each other's memory. Throws as require_device().
+CompileOptions for_this_machine(CompileOptions options);
+
 /// All bytes of a file. Throws UserError naming it.
 std::string read_text(const std::filesystem::path& path);
 

@@ -53,6 +53,11 @@ void CompileFlags::add_to(CLI::App* command) {
   command->add_option("--etp", mesh.etp, "ranks that share an expert (0: choose)")->check(ranks);
   command->add_option("--moe-comm", options.moe_comm, "how tokens of dp groups reach their experts")
       ->check(CLI::IsMember({"auto", "allgather", "alltoall"}));
+  command
+      ->add_option("--peer-memory", options.peer_memory,
+                   "sums of ranks through each other's memory; GPUs of one node (auto: sm_90a, at "
+                   "most 8 ranks)")
+      ->check(CLI::IsMember({"auto", "on", "off"}));
   command->add_option("--expert-map", options.expert_map,
                       "which rank has which expert: JSON made by `shunt place`");
 }
@@ -117,6 +122,7 @@ Plan CompileFlags::load(const std::filesystem::path& directory) const {
                      : options.allow_unused_tensors        ? "--allow-unused-tensors"
                      : mesh != Mesh{0, 0, 0, 0}            ? "--tp, --dp, --ep or --etp"
                      : options.moe_comm != "auto"          ? "--moe-comm"
+                     : options.peer_memory != "auto"       ? "--peer-memory"
                      : !options.expert_map.empty()         ? "--expert-map"
                                                            : nullptr;
   if (flag != nullptr) {
@@ -130,8 +136,7 @@ Plan CompileFlags::load(const std::filesystem::path& directory) const {
 std::filesystem::path CompileFlags::plan_directory() const {
   check_input();
   if (is_plan_directory(input)) return input;
-  CompileOptions o = resolved(false);
-  require_device(o.target);
+  const CompileOptions o = for_this_machine(resolved(false));
   if (target.empty() && o.target == "cpu")
     fmt::print(stderr, "no GPU found: running on the cpu target\n");
   const CachedPlan plan = compile_cached(o);
@@ -187,6 +192,13 @@ void require_device(const std::string& target) {
       "a plan to "
       "take to another machine",
       target);
+}
+
+CompileOptions for_this_machine(CompileOptions options) {
+  require_device(options.target);
+  const bool asks = options.peer_memory == "auto" && uses_peer_memory(options);
+  if (asks && !devices_reach_each_other(options.mesh.size())) options.peer_memory = "off";
+  return options;
 }
 
 std::string read_text(const std::filesystem::path& path) {

@@ -40,6 +40,7 @@ int print_memory(const Plan& plan, bool json) {
                                         {"recurrent_state_bytes", use.slots},
                                         {"recurrent_state_bytes_per_sequence", plan.slot_bytes()},
                                         {"activation_bytes", activations},
+                                        {"peer_bytes", use.peer},
                                         {"total_bytes", use.total()}};
     fmt::print("{}\n", out.dump(2));
     return 0;
@@ -51,6 +52,7 @@ int print_memory(const Plan& plan, bool json) {
   row("KV", use.state);
   if (use.slots > 0) row("recurrent", use.slots);
   row("activations", activations);
+  if (use.peer > 0) row("peer memory", use.peer);
   row("total", use.total());
   fmt::print("KV: {} pages of {} bytes for {} sequences of {} tokens, and one for padding\n", pages,
              plan.page_bytes(), plan.limits.max_num_seqs, plan.limits.max_model_len);

@@ -57,10 +57,9 @@ std::unique_ptr<StepRunner> make_runner(const Flags& f, const CompileOptions& o,
     *float32 = true;
     return make_reference_runner(cpu, !f.logical, pages);
   }
-  if (!is_plan_directory(f.compile.input)) require_device(o.target);
   const std::filesystem::path plan = is_plan_directory(f.compile.input)
                                          ? std::filesystem::path(f.compile.input)
-                                         : compile_cached(o).directory;
+                                         : compile_cached(for_this_machine(o)).directory;
   const Plan loaded = f.compile.load(plan);
   *float32 = loaded.activation_dtype == "f32";
   SessionOptions session;

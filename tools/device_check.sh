@@ -16,6 +16,7 @@
 #   routes FLAGS...   routes that storyteller's gates count on a text, e.g. routes "" "--dp 2 --tp 2 --ep 4", against those of the cpu
 #   launch N          the same ids from N threads, torchrun, mpirun's variables, and over sockets alone
 #   kill N            N processes; one is killed while it loads, captures, and decodes: the others must end and say so
+#   peers             sums over peer memory on 2, 4 and 8 GPUs, exact, over and over (KERNELS_TEST as above)
 #   layouts N         tables of measured and predicted decode steps of three shapes on N GPUs, for batch 1, 8, 64
 set -u
 SHUNT=${SHUNT:-build/shunt}
@@ -79,12 +80,16 @@ launch_case() {  # N
   ranks "$n" "$SHUNT" run $plan $prompt
   wait "${pids[@]}"
   log=launch-sockets
-  NCCL_P2P_DISABLE=1 NCCL_SHM_DISABLE=1 ranks "$n" "$SHUNT" run $plan $prompt
+  "$SHUNT" compile examples/storyteller --target sm_90a --ep "$n" --peer-memory off -o $plan-nccl \
+    2>"$OUT/launch-compile-nccl.log" || return 1
+  NCCL_P2P_DISABLE=1 NCCL_SHM_DISABLE=1 ranks "$n" "$SHUNT" run $plan-nccl $prompt
   wait "${pids[@]}"
+  "$SHUNT" run $plan-nccl $prompt >"$OUT/launch-nccl.log" 2>&1
   local way
-  for way in launch-torchrun.log launch-mpi.0 launch-sockets.0; do
+  for way in launch-torchrun.log launch-mpi.0; do
     check "$way" cmp "$OUT/launch-threads.log" "$OUT/$way"
   done
+  check launch-sockets.0 cmp "$OUT/launch-nccl.log" "$OUT/launch-sockets.0"
 }
 
 # routes_case FLAGS: as many routes in each layer as on the cpu, and to other experts only where rounding flips a near-tie.
@@ -208,6 +213,9 @@ while [ $# -gt 0 ]; do
       "$SHUNT" compile $dir --dummy-weights --target sm_90a --max-model-len 4096 --ep "$1" -o "$KILL_PLAN" >"$OUT/kill-compile.log" 2>&1
       for when in ${KILL_AT:-load:2.5 capture:4.2 decode:6}; do kill_case "$1" "${when%:*}" "${when#*:}"; done
       shift
+      ;;
+    peers)
+      check peers "${KERNELS_TEST:-build/tests/kernels_gpu_test}" --gtest_filter='PeerSumOnGpus.*' --gtest_brief=1
       ;;
     layouts) layouts_case "$1"; shift ;;
     profile) while [[ ${1:-} == *:*:* ]]; do bench_case "$1" --profile -r 1; shift; done ;;

@@ -136,6 +136,7 @@ Limits limits_of(const ImportedModel& model) {
 codegen::Lowered lower(const ImportedModel& model, const Checkpoint* checkpoint,
                        const CompileOptions& options) {
   codegen::LowerOptions lower_options{find_target(options.target), limits_of(model), {}};
+  lower_options.peer_memory = uses_peer_memory(options);
   lower_options.find_tensor = [&](const std::string& name) {
     const TensorInfo* t = checkpoint->find(name);
     SHUNT_CHECK(t != nullptr, "tensor {} was checked at import", name);
@@ -226,7 +227,8 @@ std::string plan_key(const CompileOptions& o) {
   add(fmt::format("{} {} {} {} {} {} {} {} {}", o.target, o.dtype, o.max_model_len, o.max_num_seqs,
                   o.max_num_batched_tokens, o.max_logit_rows, o.dummy_weights, o.force_routing,
                   o.allow_unused_tensors));
-  add(fmt::format("{} {} {}", o.mesh.to_string(), o.moe_comm, o.gather_logits));
+  add(fmt::format("{} {} {} {}", o.mesh.to_string(), o.moe_comm, uses_peer_memory(o),
+                  o.gather_logits));
   if (!o.expert_map.empty()) add(expert_map_to_json(load_expert_map(o.expert_map)));
   add(fs::canonical(o.model_dir).string());
   for (const char* name : {"config.json", "generation_config.json", "ds_inference_config.json"}) {
@@ -243,6 +245,17 @@ std::string plan_key(const CompileOptions& o) {
 }
 
 }  // namespace
+
+bool uses_peer_memory(const CompileOptions& o) {
+  if (o.peer_memory != "auto" && o.peer_memory != "on" && o.peer_memory != "off")
+    user_error("peer_memory {} is not auto, on or off", o.peer_memory);
+  if (find_target(o.target).is_cpu()) {
+    if (o.peer_memory == "on") user_error("--peer-memory on: the cpu target has no GPUs");
+    return false;
+  }
+  if (o.mesh.size() == 1 || o.peer_memory == "off") return false;
+  return o.peer_memory == "on" || (o.target == "sm_90a" && o.mesh.size() <= kMaxPeers);
+}
 
 CompiledPlan compile(const CompileOptions& options, bool plan_only) {
   PhaseTimer timer(options);

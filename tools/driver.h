@@ -34,6 +34,7 @@ struct CompileOptions {
   Mesh mesh = {};                     // of the ranks that the plan is for
   std::filesystem::path expert_map;   // JSON for mesh.ep ranks (docs/placement.md); or empty
   std::string moe_comm = "auto";      // how tokens of dp groups reach experts: allgather, alltoall
+  std::string peer_memory = "auto";   // kernels that reach other GPUs' memory: auto, on, off
   bool gather_logits = false;         // adds the output all_logits that `verify` uses with dp
   bool force_routing = false;         // adds the forced.N inputs that `verify` uses
   bool allow_unused_tensors = false;  // FrontendOptions'
@@ -66,6 +67,10 @@ CompiledPlan compile(const CompileOptions& options, bool plan_only = false);
 /// nullptr: dummy weights.
 CompiledPlan compile(ImportedModel model, const Checkpoint* checkpoint,
                      const CompileOptions& options, bool plan_only = false);
+
+/// Whether the plan may have ranks reach each other's memory. "auto": on sm_90a with at most 8
+/// ranks, which then must be GPUs of one node. Throws UserError for "on" without GPUs.
+bool uses_peer_memory(const CompileOptions& options);
 
 /// Throws UserError if write_plan() could not write there: something else stands there, or the
 /// folder is read-only.

@@ -173,6 +173,7 @@ ordered_json memory_json(const Plan& plan) {
   return {{"weights_bytes", plan.weights_bytes},
           {"workspace_bytes", plan.workspace_bytes},
           {"io_bytes", plan.io_bytes},
+          {"peer_bytes", plan.peer_bytes},
           {"kv_page_bytes", plan.page_bytes()},
           {"recurrent_state_bytes_per_sequence", plan.slot_bytes()},
           {"programs", programs}};

@@ -36,7 +36,8 @@ Layout measure(CompileOptions options, const Mesh& mesh, const passes::Workload&
   try {
     const ModuleForReference placed = import_module(options, true);
     const Target& target = find_target(options.target);
-    layout.step = passes::predict_decode(*placed.module, target, workload);
+    layout.step =
+        passes::predict_decode(*placed.module, target, workload, uses_peer_memory(options));
     const Plan plan = compile(options, true).plan;
     const int64_t sequences = (workload.batch + mesh.dp - 1) / mesh.dp;
     const int64_t pages = (workload.context + plan.limits.page_size - 1) / plan.limits.page_size;

@@ -1,13 +1,15 @@
-// Rows of the ops of many ranks: collectives are steps of the runtime on every target; a gather
-// along an inner axis is one along the first, into scratch, and copies. Also shard and local_routes
-// in @step. Entry point collective_kernels(); tested by tests/codegen/collective_nvrtc_test.cpp
-// (compiles), tests/kernels (values) and every test that runs several ranks.
+// Rows of the ops of many ranks: collectives are steps of the runtime on every target (sums that
+// are kernels: peer_sum.cpp); a gather along an inner axis is one along the first, into scratch,
+// and copies. Also shard and local_routes in @step. Entry point collective_kernels(); tested by
+// tests/codegen/collective_nvrtc_test.cpp (compiles), tests/kernels (values) and every test that
+// runs several ranks.
 #include <algorithm>
 
 #include "codegen/emit/copy.h"
 #include "codegen/emit/cpu.h"
 #include "codegen/emit/families.h"
 #include "codegen/emit/launch.h"
+#include "ir/collectives.h"
 
 namespace shunt::codegen {
 
@@ -22,6 +24,12 @@ bool supports_collective(const Op& op, const Context& context) {
 
 double collective_cost(const Op& op, const Context& context) {
   return roofline_seconds(op, context, false);
+}
+
+double all_reduce_cost(const Op& op, const Context& context) {
+  if (context.target.is_cpu()) return collective_cost(op, context);
+  return comm_seconds(2, static_cast<double>(context.bound(op.result()->type.bytes())),
+                      context.module.mesh.size(op.as<ir::ReduceAttrs>().over), context.target);
 }
 
 Collective make(Collective::Kind kind, const Op& op, MeshAxis over, const Dim& count,
@@ -168,7 +176,7 @@ Arg embedding_begin(const ir::EmbeddingAttrs& a, StepBuilder& steps) {
 
 std::vector<KernelImpl> collective_kernels() {
   return {
-      {"all_reduce.comm", OpKind::all_reduce, supports_collective, collective_cost,
+      {"all_reduce.comm", OpKind::all_reduce, supports_collective, all_reduce_cost,
        emit_all_reduce},
       {"all_gather.comm", OpKind::all_gather, supports_collective, collective_cost,
        emit_all_gather},

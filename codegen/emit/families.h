@@ -20,7 +20,8 @@ std::vector<KernelImpl> attention_latent_kernels();  // emit/attention_latent.cp
 std::vector<KernelImpl> recurrent_kernels();         // emit/recurrent.cpp
 std::vector<KernelImpl> gate_kernels();              // emit/gate.cpp
 std::vector<KernelImpl> route_kernels();             // emit/route.cpp
-std::vector<KernelImpl> collective_kernels();        // emit/collective.cpp
+std::vector<KernelImpl> collective_kernels();
+std::vector<KernelImpl> peer_sum_kernels();        // emit/collective.cpp
 std::vector<KernelImpl> dispatch_kernels();          // emit/dispatch.cpp
 std::vector<KernelImpl> sample_kernels();            // emit/sample.cpp
 std::vector<KernelImpl> cpu_kernels();               // emit/cpu.cpp

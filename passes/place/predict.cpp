@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ir/collectives.h"
 #include "ir/error.h"
 #include "ir/expert_load.h"
 
@@ -36,8 +37,9 @@ MeshAxis group_of(const Op& collective) {
 
 class Predictor {
  public:
-  Predictor(const ir::Module& module, const Target& target, const Workload& workload)
-      : module_(module), target_(target), context_(workload.context) {
+  Predictor(const ir::Module& module, const Target& target, const Workload& workload,
+            bool peer_memory)
+      : module_(module), target_(target), context_(workload.context), peer_memory_(peer_memory) {
     const int64_t dp = module.mesh.dp;
     sequences_ = std::max<int64_t>(1, (workload.batch + dp - 1) / dp);
     for (const DimDecl& d : module.dims) at_[d.name] = sequences_;
@@ -60,7 +62,7 @@ class Predictor {
       const Type& x = larger ? op.result()->type : op.operand(0)->type;
       out_.communication +=
           collective_seconds(op.kind, static_cast<double>(x.bytes().evaluate(at_)),
-                             module_.mesh.size(group_of(op)), target_);
+                             module_.mesh.size(group_of(op)), target_, peer_memory_);
       return;
     }
     const ir::Cost cost = op.info().cost(op);
@@ -100,18 +102,17 @@ class Predictor {
   const ir::Module& module_;
   const Target& target_;
   int64_t context_, sequences_ = 1;
+  bool peer_memory_;
   DimEnv at_;
   StepPrediction out_;
 };
 
 }  // namespace
 
-double collective_seconds(OpKind kind, double bytes, int ranks, const Target& target) {
-  if (ranks <= 1) return 0;
-  const double n = ranks;
-  const double rounds = kind == OpKind::all_reduce ? 2 : 1;
-  return target.collective_seconds * (1 + 0.15 * n) +
-         rounds * (n - 1) / n * bytes / target.link_bytes_per_s;
+double collective_seconds(OpKind kind, double bytes, int ranks, const Target& target,
+                          bool peer_memory) {
+  if (kind == OpKind::all_reduce) return all_reduce_seconds(bytes, ranks, peer_memory, target);
+  return comm_seconds(1, bytes, ranks, target);
 }
 
 double distinct_experts(double total, double k, double tokens, double local, int ranks) {
@@ -125,8 +126,8 @@ double distinct_experts(double total, double k, double tokens, double local, int
 }
 
 StepPrediction predict_decode(const ir::Module& module, const Target& target,
-                              const Workload& workload) {
-  return Predictor(module, target, workload).run();
+                              const Workload& workload, bool peer_memory) {
+  return Predictor(module, target, workload, peer_memory).run();
 }
 
 }  // namespace shunt::passes

@@ -26,12 +26,14 @@ struct StepPrediction {
   double seconds() const { return experts + dense + attention + other + communication; }
 };
 
-/// `module` after all passes, with a decode graph that holds the batch of a dp group.
+/// `module` after all passes, with a decode graph that holds the batch of a dp group;
+/// `peer_memory`: as it will be lowered (codegen/lower.h).
 StepPrediction predict_decode(const ir::Module& module, const Target& target,
-                              const Workload& workload);
+                              const Workload& workload, bool peer_memory = false);
 
 /// One collective over `ranks` ranks that share `bytes` in all (all_reduce: of one rank's copy).
-double collective_seconds(ir::OpKind kind, double bytes, int ranks, const Target& target);
+double collective_seconds(ir::OpKind kind, double bytes, int ranks, const Target& target,
+                          bool peer_memory = false);
 
 /// Of `total` experts of which a token takes k, how many distinct ones `tokens` tokens take on the
 /// fullest of the `ranks` that hold `local` each, if every set of k is equally likely.

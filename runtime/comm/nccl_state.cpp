@@ -180,8 +180,10 @@ void NcclState::wait(cudaStream_t stream, const CommSite& site) {
     // it.
     if (status != cudaErrorNotReady) check();
     if (status == cudaSuccess) return;
-    if (status != cudaErrorNotReady)
+    if (status != cudaErrorNotReady) {
+      await_failure();
       fail(fmt::format("{}: {}", site_text("waiting in", site), cudaGetErrorString(status)));
+    }
     const auto now = CommClock::now();
     if (now >= next_check) {
       channel->check();
@@ -199,6 +201,15 @@ void NcclState::wait(cudaStream_t stream, const CommSite& site) {
     }
     back_off(start);
   }
+}
+
+/// A kernel may have failed because a peer, and with it its memory, went away: then the control
+/// channel knows better, in a moment.
+void NcclState::await_failure() {
+  const auto start = CommClock::now();
+  while (channel->alive() && CommClock::now() - start < Milliseconds(500))
+    std::this_thread::sleep_for(Milliseconds(5));
+  channel->check();
 }
 
 void NcclState::fail(const std::string& what, ncclResult_t result) {

@@ -75,6 +75,7 @@ class NcclState {
   /// Polls until no call is in progress on the communicator.
   void settle(NcclComm& comm, const std::string& what, Milliseconds timeout);
   void check_comms(const CommSite& site);
+  void await_failure();
   [[noreturn]] void fail(const std::string& what, ncclResult_t result);
   void start_abort();
   static void abort_all(List& list);

@@ -6,10 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace shunt {
+#include "ir/mesh.h"
 
-/// Ranks of a group over peer memory: GPUs that are connected all to all.
-inline constexpr int kMaxPeers = 8;
+namespace shunt {
 
 /// In this rank's device memory, one a session: when a kernel stops waiting for a peer.
 struct PeerGuard {

@@ -207,12 +207,14 @@ class Validator {
   /// What one rank writes into another's memory must never be what that one still reads for
   /// something else.
   void check_peer_buffers() const {
+    if (plan_.peer_bytes > 0 && (target_->is_cpu() || plan_.mesh.size() == 1)) {
+      fail("peer_bytes", "{}: a plan for {} has no peer memory", plan_.peer_bytes,
+           target_->is_cpu() ? "cpu" : "one rank");
+    }
     std::vector<size_t> peers;
     for (size_t i = 0; i < plan_.buffers.size(); ++i) {
       if (plan_.buffers[i].arena == Arena::peer) peers.push_back(i);
     }
-    if (!peers.empty() && target_->is_cpu())
-      fail(at("buffers", peers[0]), "a plan for cpu has no peer memory");
     std::sort(peers.begin(), peers.end(), [&](size_t a, size_t b) {
       return plan_.buffers[a].offset < plan_.buffers[b].offset;
     });
@@ -434,7 +436,7 @@ class Validator {
     check_index(field, a.index, plan_.buffers.size(), "buffers");
     const Buffer& b = plan_.buffers[a.index];
     if (b.arena != Arena::peer) fail(field, "'{}' is not in the peer arena", b.name);
-    if (target_->is_cpu()) fail(field, "a plan for cpu has no peer memory");
+    if (plan_.peer_bytes == 0) fail(field, "the plan has no peer memory");
     if (plan_.programs[program_].graph == "load") fail(field, "ranks load by themselves");
     const int ranks = plan_.mesh.size(a.over);
     if (ranks < 2 || ranks > kMaxPeers) {

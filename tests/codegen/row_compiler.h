@@ -116,6 +116,7 @@ inline CompiledRows compile_rows(const std::vector<KernelImpl>& rows,
     Context context{find_target(target), *module, *graph, {}, decode, module->page_size, 0};
     for (const DimDecl& d : module->dims) context.upper[d.name] = d.max;
     context.max_model_len = 4096;
+    context.peer_memory = true;
     RecordingSteps steps(context);
     for (const auto& op : graph->ops) {
       for (const KernelImpl& row : rows) {

@@ -15,19 +15,19 @@
 //   reader's await() acquires. Two trips over the link.
 // Memory that peers push to is used by alternate epochs (two halves). That suffices if every launch
 // waits for every rank: who pushes in epoch e has ended epoch e - 1, so all others have begun it,
-// and are done with e - 2, whose half it overwrites.
+// and are done with e - 2, whose half it overwrites. Kernels behind the launch of epoch e may read
+// its half, too (epochs[0] is e then), up to the next launch over that role.
 //
 // A wait ends when the host aborts or its limit is over. Then `dead` is set, all results are void,
 // and later kernels neither push nor wait; the host has failed by then, or reads the report.
 #pragma once
 
+#include "common/peer_layout.cuh"
 #include "common/types.cuh"
 
 namespace shunt {
 
 inline constexpr int kMaxPeers = 8;
-/// Counters of epochs of a kernel: the largest number of blocks in its grid.
-inline constexpr int kPeerEpochs = 256;
 
 struct PeerGuard {
   uint32 dead;
@@ -71,10 +71,6 @@ __device__ __forceinline__ uint64 nanoseconds() {
 
 // ---- epochs ----
 
-/// 1, 2, ..., 2^32 - 1, 2, 3, ...: never 0 (memory that nobody has pushed to), even after odd.
-__device__ __forceinline__ uint32 epoch_after(uint32 epoch) {
-  return epoch == 0xffffffffu ? 2u : epoch + 1u;
-}
 /// The block's number in a grid of at most kPeerEpochs blocks.
 __device__ __forceinline__ int peer_block() {
   return static_cast<int>((blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x);
@@ -103,27 +99,29 @@ __device__ __forceinline__ bool peers_are_dead(const PeerGuard* guard) {
   return load_relaxed(&guard->dead) != 0;
 }
 
+/// Whether a thread that has waited so long goes on. Not inlined: it is rarely called.
+__device__ __noinline__ bool keeps_waiting(PeerGuard* guard, uint64 waited_ns) {
+  const bool late = waited_ns > guard->limit_ns;
+  if (!late && load_relaxed(guard->abort) == 0 && load_relaxed(&guard->dead) == 0) return true;
+  store_relaxed(&guard->dead, 1);
+  if (late) store_relaxed(guard->report, 1);
+  return false;
+}
+
 /// Of one thread that polls.
 class PeerPatience {
  public:
   __device__ __forceinline__ explicit PeerPatience(PeerGuard* guard) : guard_(guard) {}
   /// After a poll in vain. False: give up.
   __device__ __forceinline__ bool again() {
-    return (++polls_ & 255u) != 0 || look_around();
+    // The abort word lies across PCIe: looked at only once in about a tenth of a millisecond.
+    if ((++polls_ & 255u) != 0) return true;
+    const uint64 now = nanoseconds();
+    if (start_ == 0) start_ = now;
+    return keeps_waiting(guard_, now - start_);
   }
 
  private:
-  // The abort word lies across PCIe: only looked at once in about a tenth of a millisecond.
-  __device__ __noinline__ bool look_around() {
-    const uint64 now = nanoseconds();
-    if (start_ == 0) start_ = now;
-    const bool late = now - start_ > guard_->limit_ns;
-    if (!late && load_relaxed(guard_->abort) == 0 && load_relaxed(&guard_->dead) == 0) return true;
-    store_relaxed(&guard_->dead, 1);
-    if (late) store_relaxed(guard_->report, 1);
-    return false;
-  }
-
   PeerGuard* guard_;
   uint64 start_ = 0;
   uint32 polls_ = 0;
@@ -146,13 +144,6 @@ __device__ __forceinline__ bool await(const uint32* flag, uint32 epoch, PeerGuar
 }
 
 // ---- lines ----
-
-/// Bytes of the line of number `line` from source `source` of `sources`, from the start of the
-/// buffer. Neighbouring lines of a warp are one run of 512 bytes; where a line lies does not depend
-/// on how many there are.
-__device__ __forceinline__ int64 line_offset(int64 line, int source, int sources, uint32 epoch) {
-  return ((((line >> 5) * sources + source) * 2 + (epoch & 1)) * 32 + (line & 31)) * 16;
-}
 
 /// Each word of 8 bytes arrives as a whole.
 __device__ __forceinline__ void push_line(uint8* to, uint2 payload, uint32 epoch) {

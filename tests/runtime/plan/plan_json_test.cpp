@@ -154,7 +154,7 @@ TEST(PlanJson, WrongType) {
   EXPECT_EQ(read_error(replaced(json, "\"offset\": 512", "\"offset\": 18446744073709551615")),
             "plan.json: buffers[1].offset is 18446744073709551615, expected a number below 2^63");
   EXPECT_EQ(read_error(replaced(json, "\"arena\": \"io\"", "\"arena\": \"disk\"")),
-            "plan.json: buffers[2].arena is \"disk\", expected weights, workspace, io or counters");
+            "plan.json: buffers[2].arena is \"disk\", expected weights, workspace, io, counters or peer");
   EXPECT_EQ(read_error(replaced(json, "\"decode\": false", "\"decode\": []")),
             "plan.json: programs[0].decode is array, expected true or false");
   EXPECT_EQ(read_error(replaced(json, "\"kind\": \"constant\"", "\"kind\": \"teleport\"")),

@@ -117,17 +117,15 @@ TEST(Validate, PeerMemory) {
                [](Plan& p, Launch&) { p.buffers.back().offset = 512; });
   broken_peers("'flags' ends at byte 1024 of an arena of 1000",
                [](Plan& p, Launch&) { p.peer_bytes = 1000; });
-  broken_peers("args[1]: 'hidden.0' is not in the peer arena",
+  broken_peers("'hidden.0' is not in the peer arena",
                [](Plan&, Launch& l) { l.args[1].index = TinyPlan().h; });
-  broken_peers("args[1]: index 99 is outside buffers",
-               [](Plan&, Launch& l) { l.args[1].index = 99; });
-  broken_peers("args[2]: 1 ranks along dp, peer memory is for 2 to 8",
+  broken_peers("index 99 is outside buffers", [](Plan&, Launch& l) { l.args[1].index = 99; });
+  broken_peers("1 ranks along dp, peer memory is for 2 to 8",
                [](Plan&, Launch& l) { l.args[2].over = MeshAxis::dp; });
-  broken_peers("args[1]: 16 ranks along tp", [](Plan& p, Launch&) { p.mesh.tp = p.mesh.etp = 16; });
-  broken("buffers[0]: a plan for cpu has no peer memory", [](Plan& p) {
-    p.peer_bytes = p.weights_bytes;
-    p.buffers[0].arena = Arena::peer;
-  });
+  broken_peers("16 ranks along tp", [](Plan& p, Launch&) { p.mesh.tp = p.mesh.etp = 16; });
+  broken("peer_bytes: 512: a plan for cpu has no peer memory", [](Plan& p) { p.peer_bytes = 512; });
+  broken_peers("peer_bytes: 1024: a plan for one rank has no peer memory",
+               [](Plan& p, Launch&) { p.mesh = {}; });
 }
 
 TEST(Validate, AcceptsValidPlans) {

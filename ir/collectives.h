@@ -1,0 +1,25 @@
+// How long a sum over ranks takes, by what carries it: what the choice of a kernel and the
+// prediction of a layout share. From a target's figures; measured ones stand in
+// docs/performance.md.
+#pragma once
+
+#include <cstdint>
+
+#include "ir/mesh.h"
+#include "ir/target.h"
+
+namespace shunt {
+
+/// A sum over peer memory (docs/ranks.md) is for at most so many bytes of one rank's copy.
+inline constexpr int64_t kMaxPeerBytes = int64_t{4} << 20;
+
+/// Through the communicator, `bytes` in all over the link in `rounds` (an all-reduce has two).
+double comm_seconds(int rounds, double bytes, int ranks, const Target& target);
+/// Every rank pushes its copy to all.
+double peer_seconds(double bytes, int ranks, const Target& target);
+/// Every rank sums a slice and pushes the result to all.
+double peer_sliced_seconds(double bytes, int ranks, const Target& target);
+/// The quickest of them that is allowed.
+double all_reduce_seconds(double bytes, int ranks, bool peer_memory, const Target& target);
+
+}  // namespace shunt

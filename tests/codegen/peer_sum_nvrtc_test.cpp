@@ -1,0 +1,22 @@
+// Compiles the rows of emit/peer_sum.cpp: every element type, odd sizes, 2 to 8 ranks.
+#include "codegen/emit/families.h"
+#include "tests/codegen/row_compiler.h"
+
+namespace shunt::codegen {
+namespace {
+
+TEST(PeerSumNvrtc, EveryRow) {
+  expect_rows_compile(peer_sum_kernels(), R"mir(module @t stage(placed)
+mesh dp 2 tp 4 ep 2 etp 4
+dim T in [1, 64]
+graph @g(%x : bf16[T, 2048], %y : f16[T, 33], %z : f32[T, 7]) {
+  %a = all_reduce %x {over = tp, ranks = 4} : bf16[T, 2048]
+  %b = all_reduce %y {over = dp, ranks = 2} : f16[T, 33]
+  %c = all_reduce %z {over = world, ranks = 8} : f32[T, 7]
+  return %a, %b, %c
+})mir",
+                      {"all_reduce.peer", "all_reduce.peer_sliced"});
+}
+
+}  // namespace
+}  // namespace shunt::codegen
