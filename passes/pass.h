@@ -17,7 +17,7 @@ namespace shunt::passes {
 
 /// How the tokens of several dp groups reach their experts (docs/placement.md).
 enum class MoeComm {
-  automatic,  // the quicker one, by the target's figures
+  automatic,  // alltoall where ranks reach each other's memory: no more bytes, and quicker
   allgather,  // every rank gets all tokens, and takes its part of the summed results back
   alltoall,   // a token goes, once, to each rank that has experts it takes, and back
 };
@@ -39,6 +39,7 @@ struct PassOptions {
   Mesh mesh = {};              // of the ranks that the plan is for
   bool gather_logits = false;  // with dp > 1: rank 0 gets the logits of all groups (all_logits)
   MoeComm moe_comm = MoeComm::automatic;
+  bool peer_memory = false;                  // ranks reach each other's memory (codegen/lower.h)
   std::optional<ExpertMap> expert_map = {};  // for mesh.ep ranks; without: contiguous experts
 };
 

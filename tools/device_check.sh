@@ -15,7 +15,7 @@
 #   random N          random models on random meshes of up to N GPUs; DRAWS of them from FIRST on (MESHES_TEST names the test program)
 #   routes FLAGS...   routes that storyteller's gates count on a text, e.g. routes "" "--dp 2 --tp 2 --ep 4", against those of the cpu
 #   launch N          the same ids from N threads, torchrun, mpirun's variables, and over sockets alone
-#   kill N            N processes; one is killed while it loads, captures, and decodes: the others must end and say so
+#   kill N            N processes; one is killed while it loads, captures, prefills and decodes: the others must end and say so
 #   peers             sums over peer memory on 2, 4 and 8 GPUs, exact, over and over (KERNELS_TEST as above)
 #   layouts N         tables of measured and predicted decode steps of three shapes on N GPUs, for batch 1, 8, 64
 set -u
@@ -112,9 +112,15 @@ routes_case() {
 
 # kill_case N WHEN SECONDS: kills the last of N ranks after so many seconds; the others must end within 5 s, not with 0.
 kill_case() {
-  local n=$1 when=$2 delay=$3 r code ended
+  local n=$1 when=$2 delay=$3 r code ended requests=()
   log=kill-$when
-  ranks "$n" "$SHUNT" run "$KILL_PLAN" --ids -p "$(seq -s, 1 1500)" -n 2500 --ignore-eos -q
+  if [ "$when" = prefill ]; then
+    for ((r = 0; r < 64; r++)); do requests+=(-p "$(seq -s, $((r + 1)) $((r + 4000)))"); done
+    requests+=(-n 1)
+  else
+    requests=(-p "$(seq -s, 1 1500)" -n 2500)
+  fi
+  ranks "$n" "$SHUNT" run "$KILL_PLAN" --ids "${requests[@]}" --ignore-eos -q
   sleep "$delay"
   kill -9 "${pids[n - 1]}" 2>/dev/null || { table+=("FAIL  kill-$when  it had ended already"); return; }
   local start=$SECONDS bad=""
@@ -211,7 +217,7 @@ while [ $# -gt 0 ]; do
       dir=/tmp/shapes/olmoe-1b-7b
       mkdir -p $dir && cp tests/data/configs/olmoe-1b-7b.json $dir/config.json
       "$SHUNT" compile $dir --dummy-weights --target sm_90a --max-model-len 4096 --ep "$1" -o "$KILL_PLAN" >"$OUT/kill-compile.log" 2>&1
-      for when in ${KILL_AT:-load:2.5 capture:4.2 decode:6}; do kill_case "$1" "${when%:*}" "${when#*:}"; done
+      for when in ${KILL_AT:-load:2.5 capture:4.2 prefill:5 decode:6}; do kill_case "$1" "${when%:*}" "${when#*:}"; done
       shift
       ;;
     peers)

@@ -104,6 +104,7 @@ std::vector<passes::PassRecord> run_all_passes(ir::Module& module, const Compile
   p.mesh = options.mesh;
   p.gather_logits = options.gather_logits;
   p.moe_comm = moe_comm_of(options.moe_comm);
+  p.peer_memory = uses_peer_memory(options);
   if (!options.expert_map.empty()) p.expert_map = load_expert_map(options.expert_map);
   p.dump_dir = options.dump_phases_to.string();
   if (!p.dump_dir.empty()) make_folder(p.dump_dir);

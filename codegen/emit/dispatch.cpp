@@ -3,8 +3,8 @@
 // not know how many there are. Entry point dispatch_kernels(); tested by
 // tests/codegen/dispatch_nvrtc_test.cpp (compiles) and every test that runs several ranks.
 #include "codegen/emit/cpu.h"
+#include "codegen/emit/dispatch_shared.h"
 #include "codegen/emit/families.h"
-#include "codegen/emit/launch.h"
 
 namespace shunt::codegen {
 
@@ -13,50 +13,19 @@ namespace {
 using ir::Op;
 using ir::OpKind;
 
-constexpr int64_t kThreads = 256;
+constexpr const char* kHeader = "dispatch.cuh";
 
 bool supports_alltoall(const Op& op, const Context& context) {
   return context.target.is_cpu() ? cpu_types(op, context) : has_plain_types(op);
 }
 
+/// One exchange through NCCL; parts are moved whole.
 double alltoall_seconds(const Op& op, const Context& context) {
-  return roofline_seconds(op, context, false);
+  return context.target.collective_seconds + roofline_seconds(op, context, false);
 }
-
-/// What a message of one token is made of, in bytes: its row, k ids, k weights.
-struct Message {
-  int64_t payload, row;
-  explicit Message(const Op& op) {
-    const Type& x = op.operand(0)->type;
-    payload = round_up(x.last().constant() * dtype_bytes(x.dtype), 16);
-    row = round_up(payload + 8 * op.operand(1)->type.last().constant(), 16);
-  }
-};
-
-/// Member p of this rank's group along an axis is rank base + p * stride.
-struct Members {
-  std::vector<int64_t> base;  // by rank
-  int64_t stride = 1;
-  Members(const Mesh& mesh, MeshAxis over) {
-    for (int r = 0; r < mesh.size(); ++r) {
-      const std::vector<int> group = mesh.group(over, r);
-      base.push_back(group[0]);
-      if (group.size() > 1) stride = group[1] - group[0];
-    }
-  }
-};
 
 Collective exchange(MeshAxis over, const Arg& from, const Arg& to, const Dim& count, DType dtype) {
   return {Collective::Kind::all_to_all, over, from, to, DimExpr(count), dtype};
-}
-
-LaunchBuilder row_launch(StepBuilder& steps, const char* name, const Type& rows, int64_t ranks) {
-  LaunchBuilder launch(steps, name, "dispatch.cuh", name);
-  const int64_t columns = rows.last().constant();
-  launch.type("X", rows.dtype).number("kCols", columns);
-  launch.number("kVec", vector_width(columns, 16 / dtype_bytes(rows.dtype)));
-  launch.number("kRanks", ranks).number("kThreads", kThreads);
-  return launch;
 }
 
 void emit_dispatch_gpu(const Op& op, StepBuilder& steps, const Arg& sent, const Arg& received) {
@@ -68,33 +37,23 @@ void emit_dispatch_gpu(const Op& op, StepBuilder& steps, const Arg& sent, const 
   const int64_t k = ids.last().constant();
   const Members members(steps.context().module.mesh, a.over);
   const Arg base = steps.rank_value(members.base), counts = steps.scratch(a.ranks * 4);
-  const auto table = [&](LaunchBuilder& launch) {
-    launch.number("kReplicas", a.replicas).number("kStride", members.stride);
-    launch.number("kEtp", steps.context().module.mesh.etp).number("kTop", k);
-  };
-  constexpr int64_t kScanThreads = 1024;
-  LaunchBuilder places(steps, "dispatch_places", "dispatch.cuh", "dispatch_places");
-  table(places);
-  places.number("kRanks", a.ranks).number("kThreads", kScanThreads);
-  places.in("ids", op.operand(1)).in("table", op.operand(3)).out("places", op.result(3));
-  places.parameter("int* counts", counts).size("tokens", tokens).parameter("int base", base);
-  places.launch(DimExpr(a.ranks), kScanThreads);
+  emit_dispatch_places(op, counts, steps);
 
-  LaunchBuilder pack = row_launch(steps, "dispatch_pack", x, a.ranks);
-  table(pack);
+  LaunchBuilder pack = dispatch_launch(steps, kHeader, "dispatch_pack", x, a.ranks);
+  add_route_table(pack, op, steps);
   pack.number("kPayload", message.payload).number("kRow", message.row);
   pack.in("x", op.operand(0)).in("ids", op.operand(1)).in("w", op.operand(2));
   pack.in("table", op.operand(3)).in("places", op.result(3)).parameter("const int* counts", counts);
   pack.parameter("shunt::uint8* messages", sent).i32("tokens", tokens).parameter("int base", base);
-  pack.launch(DimExpr(tokens), kThreads);
+  pack.launch(DimExpr(tokens), kDispatchThreads);
 
   steps.collective(exchange(a.over, sent, received, tokens * (message.row / 4), DType::i32));
 
-  LaunchBuilder unpack = row_launch(steps, "dispatch_unpack", x, a.ranks);
+  LaunchBuilder unpack = dispatch_launch(steps, kHeader, "dispatch_unpack", x, a.ranks);
   unpack.number("kPayload", message.payload).number("kRow", message.row).number("kTop", k);
   unpack.parameter("const shunt::uint8* messages", received);
   unpack.out("x", op.result(0)).out("ids", op.result(1)).out("w", op.result(2));
-  unpack.launch(DimExpr(tokens * a.ranks), kThreads);
+  unpack.launch(DimExpr(tokens * a.ranks), kDispatchThreads);
 }
 
 void emit_dispatch_cpu(const Op& op, StepBuilder& steps, const Arg& sent, const Arg& received) {
@@ -139,12 +98,13 @@ void emit_combine(const Op& op, StepBuilder& steps) {
         {received, steps.arg(op.operand(1)), StepBuilder::i64(DimExpr(out.shape[0])),
          StepBuilder::i64(a.ranks), StepBuilder::i64(DimExpr(out.last())), steps.arg(op.result())});
   }
-  LaunchBuilder launch = row_launch(steps, "combine_places", y, a.ranks);
+  LaunchBuilder launch = dispatch_launch(steps, kHeader, "combine_places", y, a.ranks);
   launch.parameter("const " + cuda_type(y.dtype) + "* received", received);
   launch.in("places", op.operand(1)).out("out", op.result()).i32("tokens", out.shape[0]);
-  const int64_t vectors = ceil_div(
-      y.last().constant(), kThreads * vector_width(y.last().constant(), 16 / dtype_bytes(y.dtype)));
-  launch.launch({DimExpr(out.shape[0]), DimExpr(vectors), DimExpr(1)}, kThreads);
+  const int64_t vectors =
+      ceil_div(y.last().constant(),
+               kDispatchThreads * vector_width(y.last().constant(), 16 / dtype_bytes(y.dtype)));
+  launch.launch({DimExpr(out.shape[0]), DimExpr(vectors), DimExpr(1)}, kDispatchThreads);
 }
 
 }  // namespace

@@ -23,6 +23,7 @@ std::vector<KernelImpl> route_kernels();             // emit/route.cpp
 std::vector<KernelImpl> collective_kernels();
 std::vector<KernelImpl> peer_sum_kernels();        // emit/collective.cpp
 std::vector<KernelImpl> dispatch_kernels();          // emit/dispatch.cpp
+std::vector<KernelImpl> dispatch_peer_kernels();     // emit/dispatch_peer.cpp
 std::vector<KernelImpl> sample_kernels();            // emit/sample.cpp
 std::vector<KernelImpl> cpu_kernels();               // emit/cpu.cpp
 

@@ -29,6 +29,48 @@ __device__ __forceinline__ void copy_row(const typename C::X* from, typename C::
   for (int i = threadIdx.x * C::kVec; i < C::kCols; i += C::kThreads * C::kVec)
     store(to + i, load<C::kVec>(from + i));
 }
+
+/// The message of token t to a rank at position `ep`, by all threads of the block.
+template <class C>
+__device__ __forceinline__ void write_message(const typename C::X* x, const int* ids,
+                                              const float* w, const float* table, int t, int ep,
+                                              uint8* message) {
+  copy_row<C>(x + static_cast<int64>(t) * C::kCols, reinterpret_cast<typename C::X*>(message));
+  int* slots = message_ids<C>(message);
+  for (int j = threadIdx.x; j < C::kTop; j += C::kThreads) {
+    slots[j] = route_slot<C::kReplicas>(ids[t * C::kTop + j], t, ep, table);
+    reinterpret_cast<float*>(slots)[C::kTop + j] = w[t * C::kTop + j];
+  }
+}
+
+/// A message to row `row` of x, ids and w. One that nobody sent gives ids -1, and the row keeps what
+/// it was.
+template <class C>
+__device__ __forceinline__ void read_message(const uint8* message, bool sent, int64 row,
+                                             typename C::X* x, int* ids, float* w) {
+  const int* slots = reinterpret_cast<const int*>(message + C::kPayload);
+  for (int j = threadIdx.x; j < C::kTop; j += C::kThreads) {
+    ids[row * C::kTop + j] = sent ? slots[j] : -1;
+    w[row * C::kTop + j] = sent ? reinterpret_cast<const float*>(slots)[C::kTop + j] : 0.0f;
+  }
+  if (sent) copy_row<C>(reinterpret_cast<const typename C::X*>(message), x + row * C::kCols);
+}
+
+/// out[t, col..] = the sum over p of received[p, places[t, p]], in the order of p.
+template <class C>
+__device__ __forceinline__ void add_places(const typename C::X* received, const int* places,
+                                           typename C::X* out, int tokens, int t, int col) {
+  Vec<float, C::kVec> sum = zero_vec<float, C::kVec>();
+  for (int p = 0; p < C::kRanks; ++p) {
+    const int place = places[t * C::kRanks + p];
+    if (place < 0) continue;
+    const int64 row = static_cast<int64>(p) * tokens + place;
+    const Vec<float, C::kVec> part = to_float(load<C::kVec>(received + row * C::kCols + col));
+#pragma unroll
+    for (int i = 0; i < C::kVec; ++i) sum[i] += part[i];
+  }
+  store(out + static_cast<int64>(t) * C::kCols + col, from_float<typename C::X>(sum));
+}
 }  // namespace detail
 
 /// places[t, p] = how many tokens before t go to member p, if t does, else -1; counts[p] = how many
@@ -85,15 +127,8 @@ __device__ __forceinline__ void dispatch_pack(const typename C::X* x, const int*
     }
     const int place = places[t * C::kRanks + p];
     if (place < 0) continue;
-    uint8* message = part + static_cast<int64>(place) * C::kRow;
-    detail::copy_row<C>(x + static_cast<int64>(t) * C::kCols,
-                        reinterpret_cast<typename C::X*>(message));
-    int* slots = detail::message_ids<C>(message);
-    const int ep = detail::ep_of_member<C>(p, base);
-    for (int j = threadIdx.x; j < C::kTop; j += C::kThreads) {
-      slots[j] = route_slot<C::kReplicas>(ids[t * C::kTop + j], t, ep, table);
-      reinterpret_cast<float*>(slots)[C::kTop + j] = w[t * C::kTop + j];
-    }
+    detail::write_message<C>(x, ids, w, table, t, detail::ep_of_member<C>(p, base),
+                             part + static_cast<int64>(place) * C::kRow);
   }
 }
 
@@ -108,12 +143,7 @@ __device__ __forceinline__ void dispatch_unpack(const uint8* messages, typename 
   const int* slots = reinterpret_cast<const int*>(message + C::kPayload);
   bool sent = false;
   for (int j = 0; j < C::kTop; ++j) sent |= slots[j] >= 0;
-  for (int j = threadIdx.x; j < C::kTop; j += C::kThreads) {
-    ids[row * C::kTop + j] = slots[j];
-    w[row * C::kTop + j] = sent ? reinterpret_cast<const float*>(slots)[C::kTop + j] : 0.0f;
-  }
-  if (!sent) return;
-  detail::copy_row<C>(reinterpret_cast<const typename C::X*>(message), x + row * C::kCols);
+  detail::read_message<C>(message, sent, row, x, ids, w);
 }
 
 /// out[t] = the sum over p of received[p, places[t, p]], in the order of p. blockIdx.x is t,
@@ -126,16 +156,7 @@ __device__ __forceinline__ void combine_places(const typename C::X* received, co
   const int t = blockIdx.x;
   const int col = (blockIdx.y * C::kThreads + threadIdx.x) * C::kVec;
   if (col >= C::kCols) return;
-  Vec<float, C::kVec> sum = zero_vec<float, C::kVec>();
-  for (int p = 0; p < C::kRanks; ++p) {
-    const int place = places[t * C::kRanks + p];
-    if (place < 0) continue;
-    const int64 row = static_cast<int64>(p) * tokens + place;
-    const Vec<float, C::kVec> part = to_float(load<C::kVec>(received + row * C::kCols + col));
-#pragma unroll
-    for (int i = 0; i < C::kVec; ++i) sum[i] += part[i];
-  }
-  store(out + static_cast<int64>(t) * C::kCols + col, from_float<typename C::X>(sum));
+  detail::add_places<C>(received, places, out, tokens, t, col);
 }
 
 }  // namespace shunt

@@ -79,7 +79,9 @@ Value* Placer::local_ids(Op& op, size_t operand, int64_t experts) {
 /// gathered. Weights go with the tokens, so that a rank sends one row back for each it got; they
 /// must be known by then, and a row be a token's, not a route's.
 const Op* Placer::dispatched(const Op& op, int64_t experts) {
-  if (mesh_.dp == 1 || options_.moe_comm != MoeComm::alltoall) return nullptr;
+  const bool asked = options_.moe_comm == MoeComm::alltoall;
+  const bool wanted = asked || (options_.moe_comm == MoeComm::automatic && options_.peer_memory);
+  if (mesh_.dp == 1 || !wanted) return nullptr;
   Value *x = op.operand(0), *ids = op.operand(2);
   const auto [it, added] = dispatches_.try_emplace(ids, nullptr);
   if (!added) return it->second;
@@ -92,6 +94,7 @@ const Op* Placer::dispatched(const Op& op, int64_t experts) {
                              return before.get() == w->def;
                            }) != at_;
   if (!known || x->type.shape[0] != ids->type.shape[0]) {
+    if (!asked) return nullptr;
     user_error(
         "the experts of {} take rows that are weighted route by route: use --moe-comm allgather",
         op.loc);

@@ -58,6 +58,8 @@ class Predictor {
   void add(const Op& op) {
     if (op.kind == OpKind::reshape) return;
     if (is_collective(op.kind)) {
+      const bool exchange = op.kind == OpKind::dispatch || op.kind == OpKind::combine;
+      if (exchange && peer_memory_) return add_exchange(op);
       const bool larger = op.kind == OpKind::all_gather || op.kind == OpKind::dispatch;
       const Type& x = larger ? op.result()->type : op.operand(0)->type;
       out_.communication +=
@@ -83,6 +85,20 @@ class Predictor {
     } else {
       out_.other += kernel(bytes, flops, target_.vector_flops_per_s);
     }
+  }
+
+  /// Over peer memory only rows that are wanted cross the link; an exchange is two kernels and a
+  /// trip, and for a dispatch the kernel before that finds each row's place.
+  void add_exchange(const Op& op) {
+    const Op& dispatch = op.kind == OpKind::dispatch ? op : *op.operand(1)->def;
+    const auto& a = dispatch.as<ir::DispatchAttrs>();
+    const double choices = static_cast<double>(dispatch.operand(1)->type.last().constant());
+    const double goes = 1 - std::pow(1 - 1.0 / module_.mesh.ep, choices);
+    const double all = static_cast<double>(dispatch.result(0)->type.bytes().evaluate(at_));
+    const double ranks = static_cast<double>(a.ranks);
+    const int kernels = op.kind == OpKind::dispatch ? 3 : 2;
+    out_.communication += kernels * target_.launch_seconds + target_.peer_seconds +
+                          all * (ranks - 1) / ranks * goes / target_.link_bytes_per_s;
   }
 
   /// Weights of the experts that this step takes on the fullest rank.

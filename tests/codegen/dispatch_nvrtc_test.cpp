@@ -1,22 +1,28 @@
-// Compiles the rows of emit/dispatch.cpp: even and odd widths, one and several replicas.
+// Compiles the rows of emit/dispatch.cpp and emit/dispatch_peer.cpp: even and odd widths, one and
+// several replicas.
 #include "codegen/emit/families.h"
 #include "tests/codegen/row_compiler.h"
 
 namespace shunt::codegen {
 namespace {
 
-TEST(DispatchNvrtc, EveryRow) {
-  expect_rows_compile(dispatch_kernels(), R"mir(module @t stage(placed)
+constexpr const char* kModule = R"mir(module @t stage(placed)
 mesh dp 4 tp 2 ep 8 etp 1
 dim T in [1, 64]
 graph @g(%x : bf16[T, 2048], %ids : i32[T, 8], %w : f32[T, 8], %t : f32[384], %odd : f32[T, 33], %id : i32[T, 1], %w1 : f32[T, 1], %r : f32[768]) {
   %a, %b, %c, %d = dispatch %x, %ids, %w, %t {experts = 128, replicas = 1, over = dp, ranks = 4} : bf16[4*T, 2048], i32[4*T, 8], f32[4*T, 8], i32[T, 4]
-  %e, %f, %g, %h = dispatch %odd, %id, %w1, %r {experts = 128, replicas = 2, over = world, ranks = 8} : f32[8*T, 33], i32[8*T, 1], f32[8*T, 1], i32[T, 8]
   %i = combine %a, %d {over = dp, ranks = 4} : bf16[T, 2048]
+  %e, %f, %g, %h = dispatch %odd, %id, %w1, %r {experts = 128, replicas = 2, over = world, ranks = 8} : f32[8*T, 33], i32[8*T, 1], f32[8*T, 1], i32[T, 8]
   %j = combine %e, %h {over = world, ranks = 8} : f32[T, 33]
   return %b, %c, %f, %g, %i, %j
-})mir",
-                      {"dispatch.alltoall", "combine.alltoall"});
+})mir";
+
+TEST(DispatchNvrtc, ThroughMessages) {
+  expect_rows_compile(dispatch_kernels(), kModule, {"dispatch.alltoall", "combine.alltoall"});
+}
+
+TEST(DispatchNvrtc, OverPeerMemory) {
+  expect_rows_compile(dispatch_peer_kernels(), kModule, {"dispatch.peer", "combine.peer"});
 }
 
 }  // namespace

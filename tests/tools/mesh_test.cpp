@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "passes/place/moe_shapes.h"
 #include "runtime/engine/engine.h"
@@ -149,15 +150,18 @@ TEST_P(CapacityOfAGroup, CountsItsOwnTokens) {
   alone.data.insert(alone.data.end(), other.data.begin(), other.data.end());
   options.mesh = {2, 1, 2, 1};
   options.gather_logits = true;
-  const Matrix evaluated = run(*make_reference_runner(options, true, 2), {first, second});
-  const fs::path plan = fs::path(testing::TempDir()) / "capacity-of-a-group";
-  write_plan(compile(options), plan);
-  const Matrix planned = run(*make_plan_runner(plan, 2), {first, second});
-  fs::remove_all(plan);
-  ASSERT_EQ(alone.data.size(), planned.data.size());
-  for (size_t i = 0; i < alone.data.size(); ++i) {
-    ASSERT_NEAR(evaluated.data[i], alone.data[i], 1e-4) << i;
-    ASSERT_NEAR(planned.data[i], alone.data[i], 1e-4) << i;
+  for (const char* moe_comm : {"allgather", "alltoall"}) {
+    options.moe_comm = moe_comm;
+    const Matrix evaluated = run(*make_reference_runner(options, true, 2), {first, second});
+    const fs::path plan = fs::path(testing::TempDir()) / "capacity-of-a-group";
+    write_plan(compile(options), plan);
+    const Matrix planned = run(*make_plan_runner(plan, 2), {first, second});
+    fs::remove_all(plan);
+    ASSERT_EQ(alone.data.size(), planned.data.size());
+    for (size_t i = 0; i < alone.data.size(); ++i) {
+      ASSERT_NEAR(evaluated.data[i], alone.data[i], 1e-4) << moe_comm << i;
+      ASSERT_NEAR(planned.data[i], alone.data[i], 1e-4) << moe_comm << i;
+    }
   }
 }
 
@@ -205,7 +209,44 @@ TEST(EngineOnMesh, SameIdsAsOneRank) {
   for (const MeshCase& c : kMeshes) {
     if (c.redundant > 0) continue;
     options.mesh = c.mesh;
+    options.moe_comm = c.moe_comm;
     EXPECT_EQ(generate(options, plan), expected) << c.name;
+  }
+}
+
+/// The rows that a GPU plan takes for tokens of two groups.
+TEST(MoeComm, DispatchesOverPeerMemory) {
+  CompileOptions options;
+  options.model_dir = test::data("conformance/mixtral");
+  options.target = "sm_90a";
+  options.mesh = {2, 1, 2, 1};
+  const auto rows = [&](const char* moe_comm, const char* peer_memory) {
+    options.moe_comm = moe_comm;
+    options.peer_memory = peer_memory;
+    std::set<std::string> names;
+    for (const Program& p : compile(options, true).plan.programs) {
+      if (p.graph != "step") continue;
+      for (const Step& s : p.steps) names.insert(s.name);
+    }
+    return names;
+  };
+  const auto peers = rows("auto", "auto"), messages = rows("alltoall", "off");
+  EXPECT_TRUE(peers.contains("dispatch.peer") && peers.contains("combine.peer"));
+  EXPECT_TRUE(messages.contains("dispatch.alltoall") && messages.contains("combine.alltoall"));
+  EXPECT_TRUE(rows("auto", "off").contains("reduce_scatter.comm"));
+  EXPECT_TRUE(rows("allgather", "on").contains("reduce_scatter.comm"));
+}
+
+TEST(MoeComm, NeedsSeveralGroups) {
+  CompileOptions options;
+  options.model_dir = test::data("conformance/mixtral");
+  options.mesh = {1, 2, 2, 1};
+  options.moe_comm = "alltoall";
+  try {
+    compile(options, true);
+    ADD_FAILURE() << "no error";
+  } catch (const UserError& e) {
+    EXPECT_NE(std::string(e.what()).find("--moe-comm alltoall"), std::string::npos) << e.what();
   }
 }
 

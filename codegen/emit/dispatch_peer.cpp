@@ -1,0 +1,129 @@
+// Rows of dispatch and combine over peer memory (kernels/dispatch_peer.cuh): tokens are written to
+// the landing memory of their receivers, only those that go there. Entry point
+// dispatch_peer_kernels(); tested by tests/codegen/dispatch_nvrtc_test.cpp (compiles) and, on GPUs,
+// by tools/device_check.sh.
+#include <algorithm>
+#include <string>
+
+#include "codegen/emit/dispatch_shared.h"
+#include "codegen/emit/families.h"
+#include "runtime/plan/peer_table.h"
+
+namespace shunt::codegen {
+
+namespace {
+
+using ir::Op;
+using ir::OpKind;
+
+constexpr const char* kHeader = "dispatch_peer.cuh";
+constexpr int64_t kMailBytes = 16;  // PeerMail
+constexpr int64_t kBlocks = 256;    // kPeerEpochs
+
+bool supports_dispatch(const Op& op, const Context& context) {
+  return is_cuda(context) && context.peer_memory && has_plain_types(op) &&
+         op.as<ir::DispatchAttrs>().ranks <= kMaxPeers;
+}
+
+/// A combine returns what the last dispatch brought, so that must be its own.
+bool supports_combine(const Op& op, const Context& context) {
+  const Op* sent = op.operand(1)->def;
+  if (sent == nullptr || sent->kind != OpKind::dispatch) return false;
+  if (!supports_dispatch(*sent, context) || !has_plain_types(op)) return false;
+  const Op* last = nullptr;
+  for (const auto& before : context.graph.ops) {
+    if (before.get() == &op) return last == sent;
+    if (before->kind == OpKind::dispatch) last = before.get();
+  }
+  return false;
+}
+
+double peer_seconds(const Op& op, const Context& context) {
+  return roofline_seconds(op, context, false);
+}
+
+/// What one direction needs in peer memory.
+struct Lane {
+  Arg landing, mail, epochs;
+  Lane(const char* name, MeshAxis over, int64_t ranks, int64_t bytes, StepBuilder& steps) {
+    const auto role = [&](const char* what) {
+      return std::string(name) + "." + what + "." + std::string(axis_name(over));
+    };
+    landing = steps.peers(over, steps.peer_buffer(role("landing"), bytes));
+    mail = steps.peers(over, steps.peer_buffer(role("mail"), ranks * kMailBytes));
+    epochs = steps.peer_buffer(role("epochs"), kBlocks * 4);
+  }
+  void add_to(LaunchBuilder& launch, bool ends) const {
+    launch.parameter("const shunt::PeerTable* landing", landing);
+    launch.parameter("const shunt::PeerTable* mail", mail);
+    launch.parameter(ends ? "shunt::uint32* epochs" : "const shunt::uint32* epochs", epochs);
+  }
+};
+
+/// How many messages of each member a rank got in the last dispatch.
+Arg received_counts(MeshAxis over, int64_t ranks, StepBuilder& steps) {
+  return steps.peer_buffer("dispatch.received." + std::string(axis_name(over)), ranks * 4);
+}
+
+DimExpr blocks(const Dim& items) { return DimExpr::min(DimExpr(items), DimExpr(kBlocks)); }
+
+void emit_dispatch(const Op& op, StepBuilder& steps) {
+  const auto& a = op.as<ir::DispatchAttrs>();
+  const Type& x = op.operand(0)->type;
+  const Dim& tokens = x.shape[0];
+  const Message message(op);
+  const Arg counts = steps.scratch(a.ranks * 4);
+  emit_dispatch_places(op, counts, steps);
+  const Lane lane("dispatch", a.over, a.ranks,
+                  steps.context().bound(tokens) * a.ranks * message.row, steps);
+
+  LaunchBuilder push = dispatch_launch(steps, kHeader, "dispatch_push", x, a.ranks);
+  add_route_table(push, op, steps);
+  push.number("kPayload", message.payload).number("kRow", message.row);
+  push.in("x", op.operand(0)).in("ids", op.operand(1)).in("w", op.operand(2));
+  push.in("table", op.operand(3)).in("places", op.result(3)).parameter("const int* counts", counts);
+  lane.add_to(push, false);
+  push.i32("tokens", tokens);
+  push.parameter("int base", steps.rank_value(Members(steps.context().module.mesh, a.over).base));
+  push.launch(blocks(tokens), kDispatchThreads);
+
+  LaunchBuilder receive = dispatch_launch(steps, kHeader, "dispatch_receive", x, a.ranks);
+  receive.number("kPayload", message.payload).number("kRow", message.row);
+  receive.number("kTop", op.operand(1)->type.last().constant());
+  lane.add_to(receive, true);
+  receive.out("x", op.result(0)).out("ids", op.result(1)).out("w", op.result(2));
+  receive.parameter("int* received", received_counts(a.over, a.ranks, steps));
+  receive.i32("tokens", tokens).launch(blocks(tokens * a.ranks), kDispatchThreads);
+}
+
+void emit_combine(const Op& op, StepBuilder& steps) {
+  const auto& a = op.as<ir::ReduceAttrs>();
+  const Type& y = op.operand(0)->type;
+  const Dim& tokens = op.result()->type.shape[0];
+  const Lane lane("combine", a.over, a.ranks, steps.context().bound(y.bytes()), steps);
+
+  LaunchBuilder push = dispatch_launch(steps, kHeader, "combine_push", y, a.ranks);
+  push.in("y", op.operand(0));
+  push.parameter("const int* received", received_counts(a.over, a.ranks, steps));
+  lane.add_to(push, false);
+  push.i32("tokens", tokens).launch(blocks(y.shape[0]), kDispatchThreads);
+
+  LaunchBuilder receive = dispatch_launch(steps, kHeader, "combine_receive", y, a.ranks);
+  lane.add_to(receive, true);
+  receive.in("places", op.operand(1)).out("out", op.result()).i32("tokens", tokens);
+  const int64_t columns = y.last().constant();
+  const int64_t pieces =
+      ceil_div(columns, kDispatchThreads * vector_width(columns, 16 / dtype_bytes(y.dtype)));
+  receive.launch(blocks(tokens * pieces), kDispatchThreads);
+}
+
+}  // namespace
+
+std::vector<KernelImpl> dispatch_peer_kernels() {
+  return {
+      {"dispatch.peer", OpKind::dispatch, supports_dispatch, peer_seconds, emit_dispatch},
+      {"combine.peer", OpKind::combine, supports_combine, peer_seconds, emit_combine},
+  };
+}
+
+}  // namespace shunt::codegen
