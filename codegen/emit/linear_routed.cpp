@@ -78,6 +78,7 @@ constexpr int64_t kMaxListedRoutes = 512;    // beyond, making the list in every
 constexpr int64_t kMaxListedExperts = 2048;  // for the list's memory
 constexpr int64_t kMaxRowsOfGroup = 4;       // beyond, arithmetic outweighs the memory
 constexpr double kListSeconds = 0.5e-6;      // from the ids to the list, before any weight is read
+constexpr double kGroupedRate = 0.87;        // of routed_linear.gemv's, where both fill the machine
 
 struct GroupedConfig {
   GemvConfig gemv;
@@ -157,7 +158,7 @@ double seconds_grouped(const ir::Op& op, const Context& context) {
   const GroupedConfig g = choose_grouped(op, p, context);
   // The block with the most tiles is the last to end.
   const double tiles = g.groups * static_cast<double>(g.gemv.tiles) / static_cast<double>(g.blocks);
-  const double elements = product_flops(p, g.groups) / 2;
+  const double elements = product_flops(p, g.groups) / 2 / kGroupedRate;
   const double rows = load.local_routes(tokens_bound(op, context)) / g.groups;
   return kListSeconds + gemv_seconds(context,
                                      elements * static_cast<double>(dtype_bytes(p.w_type())),

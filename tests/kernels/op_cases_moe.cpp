@@ -277,7 +277,7 @@ OpCase part_case(const Experts& s, int64_t ranks, const ExpertTypes& t) {
   c.runs = {decode_run(8), decode_run(8), decode_run(8), decode_run(7), decode_run(5),
             decode_run(8), decode_run(8), decode_run(1), {{24}},        {{3}}};
   c.cpu = std::string(t.x) == "f32";
-  c.slack = 4;  // %b is made of what was rounded in %a
+  c.slack = 20;  // %b is made of what was rounded in %a, whose K may be long
   c.adjust = [s, ranks](const std::string& name, int run, ir::Tensor& x) {
     if (name == "ids") {
       for (size_t r = 0; r < x.i.size(); ++r)  // distinct experts in a token, all over the model

@@ -40,10 +40,9 @@ TEST(Roofline, OtherOpsRunOutsideTensorCores) {
 TEST(SortedRoutes, GpuSortsWhereRoutesMeet) {
   const RooflineCostModel cost(find_target("sm_90a"));
   EXPECT_FALSE(cost.sorted_routes_win(1, 2, 8));    // one token's experts are distinct
-  EXPECT_FALSE(cost.sorted_routes_win(2, 2, 8));    // 4 routes, 3.5 experts
-  EXPECT_TRUE(cost.sorted_routes_win(4, 2, 8));     // 8 routes, 5.5 experts
-  EXPECT_FALSE(cost.sorted_routes_win(8, 8, 128));  // 64 routes, 51.6 experts
-  EXPECT_TRUE(cost.sorted_routes_win(9, 8, 128));
+  EXPECT_TRUE(cost.sorted_routes_win(2, 2, 8));     // 4 routes, 3.5 experts
+  EXPECT_FALSE(cost.sorted_routes_win(4, 8, 128));  // 32 routes, 29.2 experts
+  EXPECT_TRUE(cost.sorted_routes_win(8, 8, 128));   // 64 routes, 51.6 experts
   EXPECT_TRUE(cost.sorted_routes_win(4, 1, 1));  // one expert for all
 }
 
