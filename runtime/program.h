@@ -23,7 +23,7 @@ namespace shunt {
 
 /// Where a session's memory lies: host memory on the cpu target, device memory otherwise.
 struct Addresses {
-  std::byte* arenas[4] = {};       // by Arena
+  std::array<std::byte*, kArenas> arenas = {};
   std::vector<std::byte*> states;  // by index of plan.states
   std::byte* dims =
       nullptr;  // int32 values in the order of plan.dims, read through Arg::Kind::dim_ptr

@@ -29,6 +29,7 @@ enum class Arena : uint8_t {
   peer,  // what other ranks of the node write into, and epochs: zero at load, one place for all
          // programs, and no two buffers share a byte (docs/ranks.md)
 };
+inline constexpr size_t kArenas = 5;
 
 /// A region of an arena, sized at the upper bounds of its dims. Offsets are multiples of 256 bytes.
 /// One of the counters arena is i64[experts]: routes to each expert of the MoE layer whose gate has

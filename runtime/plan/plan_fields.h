@@ -206,8 +206,8 @@ void describe(V& v, Plan& p) {
 }
 
 inline constexpr std::array<std::string_view, 2> kStateKindNames = {"paged", "slot"};
-inline constexpr std::array<std::string_view, 5> kArenaNames = {"weights", "workspace", "io",
-                                                                "counters", "peer"};
+inline constexpr std::array<std::string_view, kArenas> kArenaNames = {"weights", "workspace", "io",
+                                                                      "counters", "peer"};
 // In the order of StepKind.
 inline constexpr std::array<std::string_view, std::variant_size_v<StepKind>> kStepKindNames = {
     "launch", "matmul", "copy", "fill", "constant", "read", "collective"};
