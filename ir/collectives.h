@@ -13,13 +13,18 @@ namespace shunt {
 /// A sum over peer memory (docs/ranks.md) is for at most so many bytes of one rank's copy.
 inline constexpr int64_t kMaxPeerBytes = int64_t{4} << 20;
 
+/// ... and taken up to so many. Measured on 4 H200s (docs/performance.md): up to here a sum is quicker
+/// than NCCL's; at 64 KiB and more both kernels were slower, by 10 us and, with Mixtral, by 150 us
+/// and more. Why is not known yet.
+inline constexpr int64_t kQuickPeerBytes = int64_t{32} << 10;
+
 /// Through the communicator, `bytes` in all over the link in `rounds` (an all-reduce has two).
 double comm_seconds(int rounds, double bytes, int ranks, const Target& target);
 /// Every rank pushes its copy to all.
 double peer_seconds(double bytes, int ranks, const Target& target);
 /// Every rank sums a slice and pushes the result to all.
 double peer_sliced_seconds(double bytes, int ranks, const Target& target);
-/// The quickest of them that is allowed.
+/// The quickest of them that is taken.
 double all_reduce_seconds(double bytes, int ranks, bool peer_memory, const Target& target);
 
 }  // namespace shunt

@@ -137,6 +137,7 @@ int body(const Flags& f) {
       if (f.profile) print_profile(session, b);
     }
   }
+  ranks.finish();
   if (f.output == "json") fmt::print("{}\n", out.dump(2));
   return 0;
 }

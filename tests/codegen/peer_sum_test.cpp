@@ -66,7 +66,7 @@ TEST(PeerSum, SmallSumsOnly) {
   EXPECT_EQ(rows_of(plan_of({.mesh = "dp 1 tp 8 ep 1 etp 8",
                              .op = "all_reduce %x {over = tp, ranks = 8} : f32[T, 8192]",
                              .type = "f32[T, 8192]"})),
-            "all_reduce.peer all_reduce.peer_sliced all_reduce.comm");
+            "all_reduce.peer all_reduce.comm all_reduce.comm");
 }
 
 TEST(PeerSum, AxesThatAreTooLong) {

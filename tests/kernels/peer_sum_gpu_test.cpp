@@ -34,8 +34,8 @@ std::string chain(const std::string& name, const std::string& dtype, int64_t col
   for (int i = 0; i < kSums; ++i) {
     text += fmt::format("  %{0}s{1} = all_reduce %{0}{1} {{over = tp, ranks = {2}}} : {3}\n", name,
                         i, ranks, type);
-    text += fmt::format("  %{0}{1} = pointwise %{0}s{2} {{expr = \"x0 * {3}\"}} : {4}\n", name,
-                        i + 1, i, 1.0 / ranks, type);
+    text += fmt::format("  %{0}{1} = pointwise %{0}s{2} {{expr = \"x0 * {3}\", out = {5}}} : {4}\n",
+                        name, i + 1, i, 1.0 / ranks, type, dtype);
   }
   text += fmt::format(
       "  %{0}_sum = all_gather %{0}s{1} {{over = tp, ranks = {2}}} : {3}[{2}*T, "
