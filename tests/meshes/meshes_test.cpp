@@ -16,8 +16,8 @@
 #include <regex>
 
 #include "ir/error.h"
-#include "passes/place/moe_shapes.h"
 #include "passes/runner.h"
+#include "tests/meshes/random_mesh.h"
 #include "tests/meshes/random_model.h"
 #include "tests/meshes/script.h"
 #include "tools/driver.h"
@@ -31,46 +31,6 @@ int64_t setting(const char* name, int64_t fallback) {
   const char* text = std::getenv(name);
   return text == nullptr ? fallback : std::atoll(text);
 }
-
-// ---- a mesh ----
-
-/// A mesh of 1 to `most` ranks, more often with several axes than with one.
-Mesh draw_mesh(Dice& dice, int64_t most) {
-  const auto n = static_cast<int>(dice.number(dice.one_in(12) ? 1 : 2, most));
-  const auto divisor = [&] {
-    int d = 0;
-    do d = static_cast<int>(dice.number(1, n));
-    while (n % d != 0);
-    return d;
-  };
-  const int tp = divisor(), ep = divisor();
-  return {n / tp, tp, ep, n / ep};
-}
-
-/// Any experts on any ranks, some of them on several, some ranks without any.
-ExpertMap draw_map(Dice& dice, const ir::Module& module, const Mesh& mesh) {
-  ExpertMap map;
-  map.ranks = mesh.ep;
-  for (const passes::MoeShape& shape : passes::moe_shapes(module)) {
-    ExpertMapLayer& layer = map.layers.emplace_back();
-    layer.layer = shape.layer;
-    for (int e = 0; e < shape.experts; ++e) {
-      const int64_t copies = dice.one_in(3) ? dice.number(1, mesh.ep) : 1;
-      std::vector<int32_t> ranks = dice.different(copies, mesh.ep);
-      std::sort(ranks.begin(), ranks.end());
-      std::vector<ExpertReplica>& replicas = layer.experts.emplace_back();
-      double left = 1;
-      for (const int32_t rank : ranks) {
-        const double share = replicas.size() + 1 == ranks.size() ? left : left * 0.4;
-        replicas.push_back({rank, share});
-        left -= share;
-      }
-    }
-  }
-  return map;
-}
-
-// ---- a draw ----
 
 /// Rules that a refusal may name.
 const std::regex kRules(

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "frontends/hf/registry.h"
+#include "tests/meshes/family_keys.h"
 #include "tests/meshes/random_model.h"
 
 namespace shunt {
@@ -28,13 +29,8 @@ class ConfigDraw {
     switches();
     routing();
     windows();
-    if (family_ == "dbrx") dbrx();
-    if (family_ == "falcon") falcon();
-    if (family_ == "gpt_neo") gpt_neo();
-    if (family_ == "llama4_text") llama4();
-    if (family_ == "qwen3_next") qwen3_next();
-    if (family_ == "lfm2_moe") layer_types({"conv", "full_attention"});
-    if (family_ == "deepspeed") deepspeed();
+    draw_family_keys(family_, n_, dice_, c_);
+    if (family_ != "deepspeed") quantise();
     return c_;
   }
 
@@ -53,14 +49,14 @@ class ConfigDraw {
   }
 
   void sizes() {
-    layers_ = dice_.number(1, 3);
-    kv_heads_ = dice_.number(1, 5);
+    n_.layers = dice_.number(1, 3);
+    n_.kv_heads = dice_.number(1, 5);
     const int64_t group = has("num_key_value_heads") || has("num_kv_heads") || family_ == "dbrx"
-                              ? dice_.number(1, kv_heads_ < 3 ? 5 : 2)
+                              ? dice_.number(1, n_.kv_heads < 3 ? 5 : 2)
                               : 1;
-    heads_ = kv_heads_ * group;
+    n_.heads = n_.kv_heads * group;
     const bool rotates = has("rope_parameters") || family_ == "gptj" || family_ == "deepspeed";
-    head_dim_ = rotates ? 4 * dice_.number(1, 5) : dice_.number(1, 20);
+    n_.head_dim = rotates ? 4 * dice_.number(1, 5) : dice_.number(1, 20);
     if (has("partial_rotary_factor") ||
         c_.value("rope_parameters", json()).contains("partial_rotary_factor")) {
       const double share = family_ == "phi3" ? 1 : dice_.one_of({0.5, 1.0});
@@ -68,19 +64,19 @@ class ConfigDraw {
       if (c_["rope_parameters"].contains("partial_rotary_factor"))
         c_["rope_parameters"]["partial_rotary_factor"] = share;
     }
-    if (family_ == "qwen3_next" || family_ == "minimax_m2") head_dim_ = 8 * dice_.number(1, 3);
+    if (family_ == "qwen3_next" || family_ == "minimax_m2") n_.head_dim = 8 * dice_.number(1, 3);
     const bool free = has("head_dim");  // else heads share the hidden size
-    hidden_ = free ? dice_.number(6, 48) : heads_ * head_dim_;
+    n_.hidden = free ? dice_.number(6, 48) : n_.heads * n_.head_dim;
     if (has("kv_lora_rank")) {
       latent();
     } else {
-      set({"head_dim"}, head_dim_);
+      set({"head_dim"}, n_.head_dim);
     }
-    if (rotates) set({"rotary_dim"}, 2 * dice_.number(1, head_dim_ / 2));
-    set({"num_attention_heads", "n_head", "n_heads", "num_heads", "heads"}, heads_);
-    set({"num_key_value_heads", "num_kv_heads"}, kv_heads_);
-    set({"num_hidden_layers", "n_layer", "n_layers", "num_layers"}, layers_);
-    set({"hidden_size", "n_embd", "d_model", "dim"}, hidden_);
+    if (rotates) set({"rotary_dim"}, 2 * dice_.number(1, n_.head_dim / 2));
+    set({"num_attention_heads", "n_head", "n_heads", "num_heads", "heads"}, n_.heads);
+    set({"num_key_value_heads", "num_kv_heads"}, n_.kv_heads);
+    set({"num_hidden_layers", "n_layer", "n_layers", "num_layers"}, n_.layers);
+    set({"hidden_size", "n_embd", "d_model", "dim"}, n_.hidden);
     set({"query_pre_attn_scalar"}, dice_.number(4, 20));
     set({"vocab_size"}, dice_.one_in(10) ? dice_.number(200, 700) : dice_.number(5, 90));
     set({"initializer_range"}, 0.3);
@@ -88,9 +84,9 @@ class ConfigDraw {
 
   /// Sizes of DeepSeek's heads: every head has keys of its own.
   void latent() {
-    kv_heads_ = heads_ = dice_.number(1, 6);
+    n_.kv_heads = n_.heads = dice_.number(1, 6);
     const int64_t nope = dice_.number(1, 12), rope = 2 * dice_.number(1, 4);
-    hidden_ = dice_.number(6, 48);
+    n_.hidden = dice_.number(6, 48);
     c_["qk_nope_head_dim"] = nope;
     c_["qk_rope_head_dim"] = c_["head_dim"] = rope;
     c_["qk_head_dim"] = nope + rope;
@@ -107,8 +103,21 @@ class ConfigDraw {
           "shared_expert_intermediate_size", "word_embed_proj_dim"}) {
       set({key}, dice_.one_in(10) ? dice_.number(200, 700) : dice_.number(1, 56));
     }
-    if (dice_.one_in(3)) set({"word_embed_proj_dim"}, hidden_);
+    if (dice_.one_in(3)) set({"word_embed_proj_dim"}, n_.hidden);
     set({"conv_L_cache", "linear_conv_kernel_dim"}, dice_.number(2, 5));
+  }
+
+  /// mxfp4 where rows are whole groups of 32; fp8 in blocks that need not divide anything.
+  void quantise() {
+    if (family_ == "gpt_oss" && dice_.coin()) {
+      c_["hidden_size"] = 32 * dice_.number(1, 2);
+      c_["intermediate_size"] = 32 * dice_.number(1, 3);
+      c_["quantization_config"] = {{"quant_method", "mxfp4"}};
+    } else if (dice_.one_in(4)) {
+      c_["quantization_config"] = {
+          {"quant_method", "fp8"},
+          {"weight_block_size", {dice_.number(1, 24), dice_.number(1, 24)}}};
+    }
   }
 
   void switches() {
@@ -152,45 +161,29 @@ class ConfigDraw {
   }
 
   void routing() {
-    experts_ = family_ == "phimoe" ? dice_.number(2, 9) : dice_.number(1, 9);
-    int64_t most = experts_;
+    n_.experts = family_ == "phimoe" ? dice_.number(2, 9) : dice_.number(1, 9);
+    int64_t most = n_.experts;
     set({"n_group", "topk_group"}, 1);
     if (has("n_group") && dice_.coin()) {
       const int64_t groups = dice_.number(2, 3), keep = dice_.number(1, groups);
-      experts_ = groups * dice_.number(2, 4);
-      most = experts_ / groups * keep;
+      n_.experts = groups * dice_.number(2, 4);
+      most = n_.experts / groups * keep;
       c_["n_group"] = groups;
       c_["topk_group"] = keep;
       set({"topk_method"},
           family_ == "deepseek_v2" ? "group_limited_greedy" : c_.value("topk_method", ""));
     }
-    k_ = family_ == "phimoe" ? 2 : dice_.number(1, std::min<int64_t>(most, 4));
-    set({"num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"}, experts_);
-    set({"num_experts_per_tok", "moe_k", "moe_topk"}, k_);
+    n_.k = family_ == "phimoe" ? 2 : dice_.number(1, std::min<int64_t>(most, 4));
+    set({"num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"}, n_.experts);
+    set({"num_experts_per_tok", "moe_k", "moe_topk"}, n_.k);
     set({"n_shared_experts", "moe_num_shared_experts"}, dice_.number(0, 2));
     set({"routed_scaling_factor"}, dice_.one_of({0.5, 1.0, 2.5}));
     set({"moe_norm_min"}, dice_.one_of({1e-12, 0.5}));
-    set({"first_k_dense_replace", "num_dense_layers"}, dice_.number(0, layers_));
+    set({"first_k_dense_replace", "num_dense_layers"}, dice_.number(0, n_.layers));
     set({"decoder_sparse_step", "moe_layer_interval"}, dice_.number(1, 2));
     set({"moe_layer_start_index"}, dice_.number(0, 1));
-    set({"moe_layer_end_index"}, dice_.number(0, layers_ - 1));
-    if (has("mlp_only_layers")) c_["mlp_only_layers"] = some_layers(4);
-  }
-
-  /// Numbers of layers, each with a chance of one in `n`.
-  std::vector<int64_t> some_layers(int64_t n) {
-    std::vector<int64_t> list;
-    for (int64_t i = 0; i < layers_; ++i) {
-      if (dice_.one_in(n)) list.push_back(i);
-    }
-    return list;
-  }
-
-  std::vector<std::string> layer_types(const std::vector<std::string>& types) {
-    std::vector<std::string> list;
-    for (int64_t i = 0; i < layers_; ++i) list.push_back(dice_.one_of(types));
-    set({"layer_types"}, list);
-    return list;
+    set({"moe_layer_end_index"}, dice_.number(0, n_.layers - 1));
+    if (has("mlp_only_layers")) c_["mlp_only_layers"] = some_layers(n_.layers, 4, dice_);
   }
 
   void windows() {
@@ -198,82 +191,18 @@ class ConfigDraw {
     const bool window = always || dice_.coin();
     set({"use_sliding_window"}, window);
     set({"sliding_window"}, window ? json(dice_.number(1, 9)) : json());
-    set({"max_window_layers"}, dice_.number(0, layers_));
+    set({"max_window_layers"}, dice_.number(0, n_.layers));
     if (window && has("sliding_window")) {
-      layer_types({"full_attention", "sliding_attention"});
+      set({"layer_types"}, of_layers(n_.layers, {"full_attention", "sliding_attention"}, dice_));
     } else {
-      layer_types({"full_attention"});
+      set({"layer_types"}, of_layers(n_.layers, {"full_attention"}, dice_));
     }
-  }
-
-  // ---- families with keys that only they have, or that hang together ----
-
-  void dbrx() {
-    c_["attn_config"]["kv_n_heads"] = kv_heads_;
-    c_["attn_config"]["clip_qkv"] = dice_.coin() ? json(0.5) : json();
-    json& ffn = c_["ffn_config"];
-    ffn["hidden_size"] = hidden_;
-    ffn["ffn_hidden_size"] = dice_.number(1, 40);
-    ffn["moe_num_experts"] = experts_;
-    ffn["moe_top_k"] = k_;
-    ffn["moe_normalize_expert_weights"] = dice_.coin() ? json(1.0) : json();
-  }
-
-  void falcon() {
-    c_["num_ln_in_parallel_attn"] = dice_.coin() ? json(dice_.number(1, 2)) : json();
-    if (c_["new_decoder_architecture"]) c_["parallel_attn"] = true;
-  }
-
-  void gpt_neo() {
-    std::vector<std::string> types;
-    for (int64_t i = 0; i < layers_; ++i) types.push_back(dice_.coin() ? "global" : "local");
-    c_["attention_layers"] = types;
-    c_["attention_types"] = json::array({json::array({types, 1})});
-    c_["window_size"] = dice_.number(1, 9);
-  }
-
-  void llama4() {
-    layer_types({"chunked_attention", "full_attention"});
-    c_["attention_chunk_size"] = dice_.number(2, 9);
-    c_["moe_layers"] = some_layers(2);
-    std::vector<int64_t> rotates;
-    for (int64_t i = 0; i < layers_; ++i) rotates.push_back(dice_.number(0, 1));
-    c_["no_rope_layers"] = rotates;
-    c_["floor_scale"] = dice_.number(1, 6);
-  }
-
-  void qwen3_next() {
-    layer_types({"linear_attention", "full_attention"});
-    const int64_t keys = dice_.number(1, 3);
-    c_["linear_num_key_heads"] = keys;
-    c_["linear_num_value_heads"] = keys * dice_.number(1, 3);
-    c_["linear_key_head_dim"] = dice_.number(1, 12);
-    c_["linear_value_head_dim"] = dice_.number(1, 12);
-  }
-
-  void deepspeed() {
-    c_.erase("checkpoint");
-    c_["moe_experts"] = {experts_ + 1};
-    c_["expert_interval"] = dice_.number(1, 2);
-    c_["k"] = dice_.number(1, std::min<int64_t>(experts_ + 1, 3));
-    c_["eval_capacity_factor"] = dice_.one_of({0.5, 0.75, 1.0, 2.0});
-    c_["min_capacity"] = dice_.number(0, 4);
-    c_["drop_tokens"] = !dice_.one_in(4);
-    c_["use_rts"] = dice_.coin();
-    c_["top2_2nd_expert_sampling"] = dice_.one_in(3);
-    c_["mlp_type"] = dice_.one_of<std::string>({"standard", "residual"});
-    c_["mlp_act_func_type"] = dice_.one_of<std::string>({"gelu", "relu"});
-    c_["pre_layer_norm"] = !dice_.one_in(4);
-    c_["mlp_after_attn"] = !c_["pre_layer_norm"] || dice_.coin();
-    c_["norm_type"] = dice_.one_of<std::string>({"LayerNorm", "RMSNorm"});
-    c_["rotary_dim"] = dice_.coin() ? 2 * dice_.number(1, head_dim_ / 2) : -1;
   }
 
   const std::string family_;
   Dice& dice_;
   json c_;
-  int64_t layers_ = 0, heads_ = 0, kv_heads_ = 0, head_dim_ = 0, hidden_ = 0;
-  int64_t experts_ = 0, k_ = 0;
+  DrawnSizes n_;
 };
 
 }  // namespace

@@ -83,12 +83,7 @@ class TensorWriter {
     if (name.ends_with("_blocks")) return add_mxfp4(name, shape);
     if (q_.method == Quantization::Method::fp8 && shape.size() > 1 && dice_.one_in(2))
       return add_fp8(name, shape);
-    StoredTensor& t = stored[name] = {dtype_, shape, ""};
-    const bool vector = shape.size() == 1;
-    const bool norm = vector && name.ends_with("weight");
-    const double scale = vector ? 0.2 : 1 / std::sqrt(static_cast<double>(shape.back()));
-    for (int64_t i = 0; i < elements_of(shape); ++i)
-      append(t.bytes, static_cast<float>((norm ? 1 : 0) + scale * dice_.normal()), dtype_);
+    add_plain(name, shape);
   }
 
   StoredTensors stored;
@@ -105,11 +100,14 @@ class TensorWriter {
     }
   }
 
+  /// The weight of a norm is about 1.
   void add_plain(const std::string& name, const Shape& shape) {
     StoredTensor& t = stored[name] = {dtype_, shape, ""};
-    const double scale = 1 / std::sqrt(static_cast<double>(shape.back()));
+    const bool vector = shape.size() == 1;
+    const double mean = vector && name.ends_with("weight") ? 1 : 0;
+    const double scale = vector ? 0.2 : 1 / std::sqrt(static_cast<double>(shape.back()));
     for (int64_t i = 0; i < elements_of(shape); ++i)
-      append(t.bytes, static_cast<float>(scale * dice_.normal()), dtype_);
+      append(t.bytes, static_cast<float>(mean + scale * dice_.normal()), dtype_);
   }
 
   void add_fp8(const std::string& name, const Shape& shape) {
