@@ -113,8 +113,8 @@ __device__ __forceinline__ void peer_sum(const typename Config::X* x, typename C
   const uint8* own = landing->at[me];
   wait_for_predecessor();
   if (count == 0) return;
-  uint32 epoch;
-  if (!begin_epoch(epochs, guard, epoch)) return;
+  const uint32 epoch = begin_epoch(epochs);
+  if (peers_are_dead(guard)) return;
   for (int64 line = first; line < lines; line += stride) {
     const uint2 mine = detail::load_line(x, line, count);
     const int64 to = line_offset(line, me, kRanks, epoch);
@@ -164,8 +164,8 @@ __device__ __forceinline__ void peer_sum_sliced(const typename Config::X* x,
   const uint8* own_sums = sums->at[me];
   wait_for_predecessor();
   if (count == 0) return;
-  uint32 epoch;
-  if (!begin_epoch(epochs, guard, epoch)) return;
+  const uint32 epoch = begin_epoch(epochs);
+  if (peers_are_dead(guard)) return;
   // Every line to the rank that sums it.
 #pragma unroll
   for (int r = 0; r < kRanks; ++r) {

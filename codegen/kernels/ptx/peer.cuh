@@ -79,19 +79,6 @@ __device__ __forceinline__ int peer_block() {
 __device__ __forceinline__ uint32 begin_epoch(const uint32* epochs) {
   return epoch_after(load_relaxed(epochs + peer_block()));
 }
-/// The same for all threads of a block, by one load of each word: where a grid has thousands of
-/// threads, all of them would ask for the same address. False: an earlier kernel gave up.
-__device__ __forceinline__ bool begin_epoch(const uint32* epochs, const PeerGuard* guard,
-                                            uint32& epoch) {
-  __shared__ uint32 words[2];
-  if (threadIdx.x == 0) {
-    words[0] = begin_epoch(epochs);
-    words[1] = load_relaxed(&guard->dead);
-  }
-  __syncthreads();
-  epoch = words[0];
-  return words[1] == 0;
-}
 /// By all threads of every block, as the last thing. Every block also counts for those that a
 /// larger grid would have, so that grids may differ between launches.
 __device__ __forceinline__ void end_epoch(uint32* epochs, uint32 epoch) {
@@ -113,10 +100,9 @@ __device__ __forceinline__ bool peers_are_dead(const PeerGuard* guard) {
 }
 
 /// Whether a thread that has waited so long goes on. Not inlined: it is rarely called.
-__device__ __noinline__ bool keeps_waiting(PeerGuard* guard, uint64 waited_ns, bool ask_host) {
+__device__ __noinline__ bool keeps_waiting(PeerGuard* guard, uint64 waited_ns) {
   const bool late = waited_ns > guard->limit_ns;
-  const bool aborted = ask_host && load_relaxed(guard->abort) != 0;
-  if (!late && !aborted && load_relaxed(&guard->dead) == 0) return true;
+  if (!late && load_relaxed(guard->abort) == 0 && load_relaxed(&guard->dead) == 0) return true;
   store_relaxed(&guard->dead, 1);
   if (late) store_relaxed(guard->report, 1);
   return false;
@@ -128,13 +114,11 @@ class PeerPatience {
   __device__ __forceinline__ explicit PeerPatience(PeerGuard* guard) : guard_(guard) {}
   /// After a poll in vain. False: give up.
   __device__ __forceinline__ bool again() {
-    // Looks around about every tenth of a millisecond. The abort word lies across PCIe, where
-    // thousands of reads at once take as long as that: threads take turns.
+    // The abort word lies across PCIe: looked at only once in about a tenth of a millisecond.
     if ((++polls_ & 255u) != 0) return true;
     const uint64 now = nanoseconds();
     if (start_ == 0) start_ = now;
-    const uint32 turn = (threadIdx.x + 37 * static_cast<uint32>(peer_block())) & 127u;
-    return keeps_waiting(guard_, now - start_, ((polls_ >> 8) & 127u) == turn);
+    return keeps_waiting(guard_, now - start_);
   }
 
  private:
