@@ -1,7 +1,6 @@
 // Module -> Plan. Parameters and ports get fixed places; then each graph is lowered by itself:
 // choose a row per op, let it emit steps over buffers without offsets, then plan the workspace from
-// the buffers' lifetimes. Entry point lower(); tested by tests/codegen/lower_test.cpp and by every
-// model test.
+// the buffers' lifetimes. Entry point lower(); tested by tests/kernels and by every model test.
 #include "codegen/lower.h"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// The kernel table and the choice from it. Tested by tests/codegen/select_test.cpp.
+// The kernel table and the choice from it. Tested by tests/codegen/linear_rows_test.cpp.
 #include <algorithm>
 #include <limits>
 

@@ -1,4 +1,4 @@
-// The cursor of ir/lexer.h. Tested by tests/ir/text_test.cpp.
+// The cursor of ir/lexer.h. Tested by tests/ir/mir_test.cpp.
 #include "ir/lexer.h"
 
 #include <charconv>

@@ -1,5 +1,5 @@
 // .mir text: print() and parse(). One op a line; types are always written and always checked.
-// docs/ir.md has the grammar. Tested by tests/ir/text_test.cpp and by every .mir case.
+// docs/ir.md has the grammar. Tested by tests/ir/mir_test.cpp and by every .mir case.
 #include <fmt/format.h>
 
 #include <map>

@@ -1,5 +1,5 @@
 // Threads and worlds of several ranks. Entry point: the constructor. Tested by
-// tests/runtime/session/ranks_test.cpp (threads on the cpu target), tests/tools/ranks_test.cpp
+// tests/tools/mesh_test.cpp (threads on the cpu target), tests/runtime/comm/rank_process_test.cpp
 // (processes) and on GPUs by tools/device_check.sh.
 #include "runtime/ranks.h"
 

@@ -1,6 +1,6 @@
 // A session that is one of several ranks: groups of the mesh, and how rank 0's runs become
 // everybody's. Rank 0 sends the sizes of each run with the contents of its inputs before it runs
-// itself; the others wait in follow(). Tested by tests/runtime/session/ranks_test.cpp.
+// itself; the others wait in follow(). Tested by tests/tools/mesh_test.cpp.
 #include <algorithm>
 #include <cstring>
 

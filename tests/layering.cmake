@@ -1,4 +1,5 @@
-# Greps every #include "..." of the tree against the table "who may include whom" of docs/architecture.md.
+# Greps every #include "..." of the tree against the table "who may include whom" of docs/architecture.md, and every test
+# that a source names, which must exist.
 # Run as: cmake -P tests/layering.cmake
 get_filename_component(root ${CMAKE_CURRENT_LIST_DIR}/.. ABSOLUTE)
 set(base "ir/(error|types|dim|expr|target|mesh|random)\\.h")
@@ -41,6 +42,20 @@ rule("runtime/jit" "${base}|runtime/jit/|runtime/checkpoint/digest\\.h" "cuda_ru
 rule("runtime/host" "${base}|runtime/host/|runtime/plan/" "${cuda}|nlohmann")
 rule("runtime;runtime/engine" "${base}|runtime/" "nvrtc")
 rule("frontends;frontends/hf;frontends/hf/families" "ir/[^r]|frontends/|runtime/checkpoint/" "${cuda}")
+file(GLOB_RECURSE named ${root}/ir/* ${root}/passes/* ${root}/codegen/* ${root}/runtime/* ${root}/frontends/*
+     ${root}/tools/*)
+foreach(file ${named})
+  file(STRINGS ${file} lines REGEX "tests/[a-z0-9_/]+\\.(cpp|mir)")
+  foreach(line ${lines})
+    string(REGEX MATCHALL "tests/[a-z0-9_/]+\\.(cpp|mir)" tests "${line}")
+    foreach(test ${tests})
+      if(NOT EXISTS ${root}/${test})
+        message("${file}: names ${test}, which does not exist")
+        set(failed 1)
+      endif()
+    endforeach()
+  endforeach()
+endforeach()
 if(failed)
   message(FATAL_ERROR "layering broken")
 endif()

@@ -1,4 +1,4 @@
-// Placement and communication of a plan as data. Tested by tests/tools/inspect_ranks_test.cpp.
+// Placement and communication of a plan as data. Tested by tests/tools/inspect_test.cpp.
 #include "tools/inspect_ranks.h"
 
 #include <algorithm>

@@ -1,8 +1,7 @@
 // Rows of the ops of many ranks: collectives are steps of the runtime on every target (sums that
 // are kernels: peer_sum.cpp); a gather along an inner axis is one along the first, into scratch,
 // and copies. Also shard and local_routes in @step. Entry point collective_kernels(); tested by
-// tests/codegen/collective_nvrtc_test.cpp (compiles), tests/kernels (values) and every test that
-// runs several ranks.
+// tests/kernels (shard, local_routes) and every test that runs several ranks.
 #include <algorithm>
 
 #include "codegen/emit/copy.h"

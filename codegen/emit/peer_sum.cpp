@@ -1,7 +1,7 @@
 // Rows that sum over the GPUs of one node through peer memory: in one trip over the link, or, for
 // larger sizes, by slices in two. Entry point peer_sum_kernels(); tested by
 // tests/codegen/peer_sum_nvrtc_test.cpp (compiles), tests/codegen/peer_sum_test.cpp (selection,
-// protocol) and tests/runtime/comm/peer_sum_gpu_test.cpp (values, on several GPUs).
+// protocol) and tests/kernels/peer_sum_gpu_test.cpp (values, on several GPUs).
 #include <algorithm>
 #include <limits>
 

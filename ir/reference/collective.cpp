@@ -1,5 +1,5 @@
 // eval_ of the ops of many ranks. A collective reads the operands of all ranks of its group, which
-// the evaluator keeps in lockstep: nothing waits. Tested by tests/ir/collective_test.cpp.
+// the evaluator keeps in lockstep: nothing waits. Tested by tests/passes/every_mesh_test.cpp and tests/tools/mesh_test.cpp.
 #include <algorithm>
 #include <cmath>
 

@@ -1,5 +1,5 @@
 // Memory on every GPU of a node that the kernels of the other ranks read and write over NVLink or
-// PCIe: what collectives over peer memory run on (codegen/kernels/peer.cuh, docs/ranks.md). Made by
+// PCIe: what collectives over peer memory run on (codegen/kernels/ptx/peer.cuh, docs/ranks.md). Made by
 // CommWorld::peer_memory(), by all ranks together.
 //
 // Ranks that are threads of one process use each other's addresses as they are; a rank that is a

@@ -1,6 +1,6 @@
 // What a kernel gets to reach the memory of other ranks: the layouts that host and device code
-// share. The host writes them at load (runtime/session_peers.cpp, runtime/comm/peer_memory.cpp);
-// codegen/kernels/peer.cuh declares the same structs for the device.
+// share. The host writes them at load (runtime/session_peers.cpp, runtime/comm/nccl_peers.cpp);
+// codegen/kernels/ptx/peer.cuh declares the same structs for the device.
 #pragma once
 
 #include <cstddef>

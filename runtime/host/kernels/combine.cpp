@@ -1,5 +1,5 @@
 // Host kernel combine_routes: the weighted sum of a token's routes. Test:
-// tests/runtime/host/combine_test.cpp.
+// tests/runtime/host/rows_test.cpp.
 #include <cstring>
 
 #include "runtime/host/kernels/args.h"

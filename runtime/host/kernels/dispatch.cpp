@@ -1,5 +1,5 @@
 // Host kernels of dispatch and combine: what stands before and after their exchange of messages
-// (codegen/emit/dispatch.cpp). Test: tests/runtime/host/ranks_test.cpp.
+// (codegen/emit/dispatch.cpp). Test: tests/runtime/host/dispatch_test.cpp.
 #include <cstring>
 
 #include "runtime/host/kernels/args.h"

@@ -1,5 +1,5 @@
 // Host kernels of many ranks that move no data between them: shard, local_routes. Test:
-// tests/runtime/host/ranks_test.cpp.
+// tests/kernels/op_cpu_test.cpp.
 #include <cstring>
 
 #include "runtime/host/kernels/args.h"
