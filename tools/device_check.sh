@@ -117,8 +117,10 @@ kill_case() {
   local n=$1 when=$2 delay=$3 r code ended requests=()
   log=kill-$when
   if [ "$when" = prefill ]; then
-    for ((r = 0; r < 64; r++)); do requests+=(-p "$(seq -s, $((r + 1)) $((r + 4000)))"); done
-    requests+=(-n 1)
+    # Some seconds of nothing else: 2,000 prompts of 4,000 tokens.
+    awk 'BEGIN { for (r = 1; r <= 2000; r++) { s = r; for (i = 1; i < 4000; i++) s = s "," r + i; print s } }' \
+      >"$OUT/prompts.txt"
+    requests=(-f "$OUT/prompts.txt" -n 1)
   else
     requests=(-p "$(seq -s, 1 1500)" -n 2500)
   fi
@@ -219,7 +221,7 @@ while [ $# -gt 0 ]; do
       dir=/tmp/shapes/olmoe-1b-7b
       mkdir -p $dir && cp tests/data/configs/olmoe-1b-7b.json $dir/config.json
       "$SHUNT" compile $dir --dummy-weights --target sm_90a --max-model-len 4096 --ep "$1" -o "$KILL_PLAN" >"$OUT/kill-compile.log" 2>&1
-      for when in ${KILL_AT:-load:2.5 capture:4.2 prefill:5 decode:6}; do kill_case "$1" "${when%:*}" "${when#*:}"; done
+      for when in ${KILL_AT:-load:2.5 capture:4.2 prefill:8 decode:6}; do kill_case "$1" "${when%:*}" "${when#*:}"; done
       shift
       ;;
     peers)
