@@ -73,7 +73,7 @@ void add_extra_operands(const Product& p, LaunchBuilder& launch) {
   }
 }
 
-double product_bytes(const Product& p, const Context& context) {
+double product_bytes(const Product& p, const Context& context, double rows_share) {
   const auto bytes = [&](const ir::Value* v) {
     return v == nullptr ? 0.0 : static_cast<double>(context.bound(v->type.bytes()));
   };
@@ -85,7 +85,7 @@ double product_bytes(const Product& p, const Context& context) {
       static_cast<double>(std::min(p.experts, std::max<int64_t>(1, context.bound(p.rows))));
   const double one = static_cast<double>(p.weight_rows()) * static_cast<double>(p.depth) *
                      static_cast<double>(dtype_bytes(p.w_type()));
-  return total + static_cast<double>(std::max<int64_t>(1, p.heads)) * experts * one;
+  return total * rows_share + static_cast<double>(std::max<int64_t>(1, p.heads)) * experts * one;
 }
 
 double product_flops(const Product& p, double rows) {

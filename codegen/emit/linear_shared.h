@@ -49,7 +49,8 @@ std::string epilogue_text(const Product& product);
 void add_extra_operands(const Product& product, LaunchBuilder& launch);
 
 /// Bytes that must move: every operand and result once, and no more experts than there are rows.
-double product_bytes(const Product& product, const Context& context);
+/// `rows_share`: of the rows at their bound, those that there are.
+double product_bytes(const Product& product, const Context& context, double rows_share = 1);
 /// 2 * rows * N * K, with `rows` given (padded to a kernel's tiles).
 double product_flops(const Product& product, double rows);
 /// Start and end of a kernel during which the memory is not busy.

@@ -4,8 +4,10 @@
 #include "codegen/emit/linear_tiles.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "ir/error.h"
+#include "ir/expert_load.h"
 
 namespace shunt::codegen {
 
@@ -25,6 +27,21 @@ bool is_grouped(const Product& p) { return p.op.kind == ir::OpKind::grouped_line
 /// Products of a head_linear, side by side.
 int64_t matrices(const Product& p) { return std::max<int64_t>(1, p.heads); }
 
+/// Rows that there are to be expected: of experts that are a part of the model's, those of the
+/// routes that come to them, which the sizes of tensors do not tell.
+int64_t expected_rows(const Product& p, const Context& context) {
+  const int64_t bound = std::max<int64_t>(1, context.bound(p.rows));
+  const ir::Value* ids = is_grouped(p) ? ir::route_ids(p.op) : nullptr;
+  if (ids == nullptr) return bound;
+  const double rows = ir::expert_load(p.op).local_routes(context.bound(ids->type.shape[0]));
+  return std::clamp<int64_t>(std::llround(rows), 1, bound);
+}
+
+double rows_share(const Product& p, const Context& context) {
+  return static_cast<double>(expected_rows(p, context)) /
+         static_cast<double>(std::max<int64_t>(1, context.bound(p.rows)));
+}
+
 /// Matrices that have rows at all.
 int64_t active_groups(const Product& p, int64_t rows) {
   return is_grouped(p) ? std::min(p.experts, rows) : 1;
@@ -40,7 +57,7 @@ double expected_row_tiles(const Product& p, int64_t rows, int64_t block_m) {
 
 double tile_seconds(const Product& p, const Context& context, const MmaTile& t) {
   const Target& target = context.target;
-  const int64_t rows = std::max<int64_t>(1, context.bound(p.rows));
+  const int64_t rows = expected_rows(p, context);
   const double tiles = expected_row_tiles(p, rows, t.block_m) *
                        static_cast<double>(ceil_div(p.columns, t.columns(p)) * matrices(p));
   const double sms = static_cast<double>(target.sm_count);
@@ -52,7 +69,8 @@ double tile_seconds(const Product& p, const Context& context, const MmaTile& t) 
       2 * tiles * area * depth / (target.matmul_flops_per_s * t.compute_share * busy);
   // Every tile pulls its part of x and w through the L2 cache.
   const double l2 = 2 * tiles * edges * depth / (target.memory_bytes_per_s * 1.2 * busy);
-  const double move = product_bytes(p, context) / (target.memory_bytes_per_s * 0.7 * busy);
+  const double move =
+      product_bytes(p, context, rows_share(p, context)) / (target.memory_bytes_per_s * 0.7 * busy);
   const double slow_copies = p.depth % 8 == 0 ? 1.0 : 6.0;
   return target.launch_seconds + kRampSeconds + std::max({compute, l2, move}) * slow_copies;
 }
@@ -61,7 +79,7 @@ double tile_seconds(const Product& p, const Context& context, const MmaTile& t) 
 /// only spreads the usual case.
 int64_t row_blocks(const Product& p, const Context& context, int64_t block_m) {
   const double share =
-      static_cast<double>(context.bound(p.rows)) / static_cast<double>(p.experts * block_m);
+      static_cast<double>(expected_rows(p, context)) / static_cast<double>(p.experts * block_m);
   return std::clamp<int64_t>(static_cast<int64_t>(2 * share + 0.5), 1, 64);
 }
 
@@ -146,14 +164,15 @@ bool supports_simt(const Product& p, const Context& context) {
 
 double simt_seconds(const Product& p, const Context& context) {
   const Target& target = context.target;
-  const int64_t rows = std::max<int64_t>(1, context.bound(p.rows));
+  const int64_t rows = expected_rows(p, context);
   const double tiles = expected_row_tiles(p, rows, kSimtTile) *
                        static_cast<double>(ceil_div(p.weight_rows(), kSimtTile) * matrices(p));
   const double busy = std::min(1.0, tiles / static_cast<double>(target.sm_count));
   const double flops =
       2 * tiles * kSimtTile * kSimtTile * static_cast<double>(round_up(p.depth, 16));
   const double compute = flops / (target.vector_flops_per_s * 0.2 * busy);
-  const double move = product_bytes(p, context) / (target.memory_bytes_per_s * 0.3 * busy);
+  const double move =
+      product_bytes(p, context, rows_share(p, context)) / (target.memory_bytes_per_s * 0.3 * busy);
   return target.launch_seconds + kRampSeconds + std::max(compute, move);
 }
 

@@ -151,6 +151,40 @@ TEST(LinearRows, FewRoutesAreLocal) {
   }
 }
 
+/// Rows of a tile and the grid of sorted experts: 2 of `experts`, 2 choices a token.
+std::pair<std::string, std::vector<int64_t>> tile_of(int tokens, int experts) {
+  const std::string local = experts == 2 ? "%ids" : "%mine";
+  const auto module = ir::parse(
+      fmt::format("module @t stage(placed)\ndim T in [1, {0}]\nparam @w : bf16[2, 4096, 1024]\n"
+                  "param @table : f32[{2}]\ngraph @g(%x : bf16[T, 1024], %ids : i32[T, 2]) {{\n"
+                  "  %mine = local_routes %ids, @table {{experts = {1}}} : i32[T, 2]\n"
+                  "  %o, %rows = route_sort {3} {{experts = 2}} : i32[3], i32[2*T]\n"
+                  "  %r = grouped_linear %x, @w, %o, %rows {{gather = 2}} : bf16[2*T, 4096]\n"
+                  "  return %r, %mine\n}}\n",
+                  tokens, experts, 3 * experts, local));
+  ir::verify(*module);
+  const ir::Graph& graph = *module->graphs[0];
+  const Context context{find_target("sm_90a"), *module, graph, {{"T", tokens}}};
+  RecordingSteps steps(context);
+  for (const KernelImpl& row : linear_grouped_kernels()) {
+    if (row.name == "grouped_linear.mma") row.emit(*graph.ops.back(), steps);
+  }
+  const auto& launched = steps.launched.at(0);
+  std::vector<int64_t> grid;
+  for (const DimExpr& n : launched.spec.grid) grid.push_back(n.evaluate(context.upper));
+  for (const TemplateArg& a : launched.kernel.config) {
+    if (a.name == "kBlockM") return {a.value, grid};
+  }
+  return {};
+}
+
+/// A rank that has a quarter of the experts gets about a quarter of the routes.
+TEST(LinearRows, TilesAreForTheRowsThatComeToARank) {
+  for (int tokens : {4, 16, 64, 256})
+    EXPECT_EQ(tile_of(4 * tokens, 8), tile_of(tokens, 2)) << tokens;
+  EXPECT_NE(tile_of(256, 2), tile_of(64, 2));
+}
+
 /// A kernel may read ids before its predecessor has ended only if that is not what wrote them.
 TEST(LinearRows, IdsAreReadEarlyByTheSecondProduct) {
   const auto module = ir::parse(
