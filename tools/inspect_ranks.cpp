@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string_view>
 
 #include "ir/error.h"
 
@@ -81,6 +83,38 @@ ordered_json placement_json(const Plan& plan) {
           {"expert_layers", layers}};
 }
 
+namespace {
+
+/// A step that all ranks of a group take part in.
+struct Exchange {
+  std::string_view op;
+  MeshAxis over = MeshAxis::world;
+  int64_t bytes = 0;  // of a rank's part
+  std::string_view by;
+};
+
+/// Over peer memory an op's kernels are launches; its last one has the results.
+std::optional<Exchange> over_peers(const Plan& plan, const Step& s) {
+  const auto* launch = std::get_if<Launch>(&s.what);
+  if (launch == nullptr || s.writes.empty()) return {};
+  const auto table = std::find_if(launch->args.begin(), launch->args.end(),
+                                  [](const Arg& a) { return a.kind == Arg::Kind::peers; });
+  if (table == launch->args.end()) return {};
+  const std::string_view name = s.name;
+  return Exchange{name.substr(0, name.find('.')), table->over,
+                  plan.buffers[static_cast<size_t>(s.writes[0])].bytes, "peer memory"};
+}
+
+std::optional<Exchange> exchange_of(const Plan& plan, const Step& s, const DimEnv& upper) {
+  const auto* c = std::get_if<Collective>(&s.what);
+  if (c == nullptr) return over_peers(plan, s);
+  constexpr const char* kNames[] = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all"};
+  return Exchange{kNames[static_cast<size_t>(c->kind)], c->over,
+                  c->count.evaluate(upper) * dtype_bytes(c->dtype), "communicator"};
+}
+
+}  // namespace
+
 ordered_json comm_json(const Plan& plan, const Program& program) {
   DimEnv upper;
   for (const DimDecl& d : program.dims) upper[d.name] = d.max;
@@ -88,18 +122,17 @@ ordered_json comm_json(const Plan& plan, const Program& program) {
   int64_t total = 0;
   for (size_t i = 0; i < program.steps.size(); ++i) {
     const Step& s = program.steps[i];
-    const auto* c = std::get_if<Collective>(&s.what);
-    if (c == nullptr) continue;
+    const std::optional<Exchange> e = exchange_of(plan, s, upper);
+    if (!e) continue;
     // One list for all ranks; validate() lets no step of it belong to a single one.
     SHUNT_CHECK(s.rank < 0, "step {} of {} is rank {}'s alone", i, program.name, s.rank);
-    const int64_t bytes = c->count.evaluate(upper) * dtype_bytes(c->dtype);
-    total += bytes;
-    constexpr const char* kNames[] = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all"};
+    total += e->bytes;
     list.push_back({{"step", i},
-                    {"op", kNames[static_cast<size_t>(c->kind)]},
-                    {"over", axis_name(c->over)},
-                    {"ranks", plan.mesh.size(c->over)},
-                    {"bytes", bytes},
+                    {"op", e->op},
+                    {"over", axis_name(e->over)},
+                    {"ranks", plan.mesh.size(e->over)},
+                    {"bytes", e->bytes},
+                    {"by", e->by},
                     {"loc", s.loc}});
   }
   return {{"program", program.name},

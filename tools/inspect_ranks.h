@@ -12,7 +12,8 @@ namespace shunt {
 nlohmann::ordered_json placement_json(const Plan& plan);
 
 /// Every collective of a program in the order in which all ranks issue it: op, group, ranks, bytes
-/// of a rank's part at the program's upper bounds, loc; and their sums.
+/// of a rank's part at the program's upper bounds (over peer memory: of its result), by what
+/// ("communicator" or "peer memory"), loc; and their sums.
 nlohmann::ordered_json comm_json(const Plan& plan, const Program& program);
 
 }  // namespace shunt

@@ -1,6 +1,8 @@
 // The layout chooser, and what `inspect` says of ranks.
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "ir/error.h"
 #include "tests/tools/program.h"
 #include "tools/layout.h"
@@ -65,6 +67,28 @@ TEST(InspectRanks, PlacementAndCommunication) {
   // Two reductions a layer, the embedding's (the head is tied to it) and the gather of the logits.
   EXPECT_EQ(json["comm"][0]["collectives"], 2 * 4 + 2);
   EXPECT_EQ(json["comm"][0]["list"][0]["op"], "all_reduce");
+}
+
+/// What ranks exchange in each other's memory is no collective step, and listed like one.
+TEST(InspectRanks, ExchangesOverPeerMemory) {
+  const auto exchanges = [](const char* axis, const char* n) {
+    const Ran r = shunt({"inspect", storyteller(), "--target", "sm_90a", axis, n, "--ep", n,
+                         "--show", "comm", "-o", "json"});
+    EXPECT_EQ(r.code, 0) << r.err;
+    std::map<std::string, int> count;
+    const auto json = nlohmann::json::parse(r.out);
+    for (const auto& e : json["comm"][0]["list"]) {
+      const bool peer = e["by"] == "peer memory";
+      if (!peer) continue;
+      ++count[e["op"]];
+      EXPECT_GT(e["bytes"], 0);
+      EXPECT_EQ(e["ranks"], 2);
+      EXPECT_NE(e["loc"], "");
+    }
+    return count;
+  };
+  EXPECT_EQ(exchanges("--dp", "2"), (std::map<std::string, int>{{"combine", 4}, {"dispatch", 4}}));
+  EXPECT_EQ(exchanges("--tp", "2")["all_reduce"], 2 * 4 + 1);
 }
 
 }  // namespace
