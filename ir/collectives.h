@@ -18,6 +18,11 @@ inline constexpr int64_t kMaxPeerBytes = int64_t{4} << 20;
 /// and more. Why is not known yet.
 inline constexpr int64_t kQuickPeerBytes = int64_t{32} << 10;
 
+/// True if ranks of a group of this size exchange tokens (dispatch, combine) over peer memory.
+constexpr bool exchanges_over_peers(int64_t ranks, bool peer_memory) {
+  return peer_memory && ranks >= 2 && ranks <= kMaxPeers;
+}
+
 /// Through the communicator, `bytes` in all over the link in `rounds` (an all-reduce has two).
 double comm_seconds(int rounds, double bytes, int ranks, const Target& target);
 /// Every rank pushes its copy to all.

@@ -30,17 +30,18 @@ bool place(ir::Module& module, const PassContext& context) {
   if (const auto& map = context.options.expert_map) {
     validate(*map);
     if (map->ranks != mesh.ep) {
-      user_error("the expert map is for {} ranks, the mesh has ep {}", map->ranks, mesh.ep);
+      user_error("the expert map is for {} ranks, the mesh has ep {}: give --ep {}", map->ranks,
+                 mesh.ep, map->ranks);
     }
   }
-  if (mesh.size() == 1 || step_graph(module) == nullptr) return false;
-  SHUNT_CHECK(module.stage == ir::Stage::logical, "the module is placed already");
   if (context.options.moe_comm == MoeComm::alltoall && mesh.dp == 1) {
     user_error(
         "--moe-comm alltoall sends tokens between dp groups, and this mesh ({}) has one: every "
         "rank has all tokens already",
         mesh.to_string());
   }
+  if (mesh.size() == 1 || step_graph(module) == nullptr) return false;
+  SHUNT_CHECK(module.stage == ir::Stage::logical, "the module is placed already");
   Placer(module, context.options).run();
   return true;
 }

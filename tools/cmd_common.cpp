@@ -51,12 +51,15 @@ void CompileFlags::add_to(CLI::App* command) {
   command->add_option("--ep", mesh.ep, "ranks among which experts are spread (0: choose)")
       ->check(ranks);
   command->add_option("--etp", mesh.etp, "ranks that share an expert (0: choose)")->check(ranks);
-  command->add_option("--moe-comm", options.moe_comm, "how tokens of dp groups reach their experts")
+  command
+      ->add_option("--moe-comm", options.moe_comm,
+                   "how tokens of dp groups reach their experts (auto: alltoall over peer memory, "
+                   "else allgather)")
       ->check(CLI::IsMember({"auto", "allgather", "alltoall"}));
   command
       ->add_option("--peer-memory", options.peer_memory,
-                   "sums of ranks through each other's memory; GPUs of one node (auto: sm_90a, at "
-                   "most 8 ranks)")
+                   "small sums and dispatch of tokens through each other's memory; GPUs of one "
+                   "node (auto: sm_90a, at most 8 ranks)")
       ->check(CLI::IsMember({"auto", "on", "off"}));
   command->add_option("--expert-map", options.expert_map,
                       "which rank has which expert: JSON made by `shunt place`");

@@ -63,6 +63,17 @@ int print_memory(const Plan& plan, bool json) {
   return 0;
 }
 
+/// The layouts that fit come first: if the first one does not, none does.
+void check_fits(const Layout& best, const Flags& flags) {
+  if (best.fits) return;
+  const std::string text =
+      fmt::format("no layout of {} GPUs fits: {} needs {} a rank for batch {} and context {}",
+                  flags.gpus, best.mesh.to_string(), human_bytes(best.rank_bytes),
+                  flags.workload.batch, flags.workload.context);
+  if (!flags.dry_run) user_error("{}; use more GPUs, or give --tp and the like", text);
+  fmt::print(stderr, "warning: {}\n", text);
+}
+
 int body(const Flags& flags) {
   flags.compile.check_input();
   if (is_plan_directory(flags.compile.input)) {
@@ -76,6 +87,7 @@ int body(const Flags& flags) {
     o.mesh = layouts.front().mesh;
     fmt::print(stderr, "layout for {} GPUs: {}\n", flags.gpus, o.mesh.to_string());
     if (flags.explain && flags.output.empty() && !flags.dry_run) return 0;
+    check_fits(layouts.front(), flags);
   }
   o.dump_phases_to = flags.dump_phases;
   o.dump_kernels_to = flags.dump_kernels;

@@ -254,6 +254,13 @@ bool uses_peer_memory(const CompileOptions& o) {
     if (o.peer_memory == "on") user_error("--peer-memory on: the cpu target has no GPUs");
     return false;
   }
+  bool groups = false;
+  for (const MeshAxis axis : {MeshAxis::dp, MeshAxis::tp, MeshAxis::ep, MeshAxis::etp})
+    groups = groups || (o.mesh.size(axis) >= 2 && o.mesh.size(axis) <= kMaxPeers);
+  if (o.peer_memory == "on" && o.mesh.size() > 1 && !groups) {
+    user_error("--peer-memory on: the mesh ({}) has no group of 2 to {} ranks", o.mesh.to_string(),
+               kMaxPeers);
+  }
   if (o.mesh.size() == 1 || o.peer_memory == "off") return false;
   return o.peer_memory == "on" || (o.target == "sm_90a" && o.mesh.size() <= kMaxPeers);
 }

@@ -124,6 +124,8 @@ bool is_golden(const Json& json) {
 }
 
 std::string read_file(const std::filesystem::path& file) {
+  std::error_code error;
+  if (std::filesystem::is_directory(file, error)) user_error("is a folder: give a file");
   std::ifstream stream(file, std::ios::binary);
   if (!stream) user_error("cannot be opened");
   return {std::istreambuf_iterator<char>(stream), {}};

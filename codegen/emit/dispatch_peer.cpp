@@ -7,6 +7,7 @@
 
 #include "codegen/emit/dispatch_shared.h"
 #include "codegen/emit/families.h"
+#include "ir/collectives.h"
 #include "runtime/plan/peer_table.h"
 
 namespace shunt::codegen {
@@ -20,22 +21,32 @@ constexpr const char* kHeader = "dispatch_peer.cuh";
 constexpr int64_t kMailBytes = 16;  // PeerMail
 constexpr int64_t kBlocks = 256;    // kPeerEpochs
 
-bool supports_dispatch(const Op& op, const Context& context) {
-  return is_cuda(context) && context.peer_memory && has_plain_types(op) &&
-         op.as<ir::DispatchAttrs>().ranks <= kMaxPeers;
+/// True if every dispatch is followed by its own combine before the next one: what keeps ranks from
+/// writing where a slower one still reads (kernels/dispatch_peer.cuh).
+bool alternates(const ir::Graph& graph) {
+  const Op* open = nullptr;
+  for (const auto& op : graph.ops) {
+    if (op->kind == OpKind::dispatch) {
+      if (open != nullptr) return false;
+      open = op.get();
+    } else if (op->kind == OpKind::combine) {
+      if (open == nullptr || op->operand(1)->def != open) return false;
+      open = nullptr;
+    }
+  }
+  return open == nullptr;
 }
 
-/// A combine returns what the last dispatch brought, so that must be its own.
+bool supports_dispatch(const Op& op, const Context& context) {
+  return is_cuda(context) && has_plain_types(op) &&
+         exchanges_over_peers(op.as<ir::DispatchAttrs>().ranks, context.peer_memory) &&
+         alternates(context.graph);
+}
+
 bool supports_combine(const Op& op, const Context& context) {
   const Op* sent = op.operand(1)->def;
-  if (sent == nullptr || sent->kind != OpKind::dispatch) return false;
-  if (!supports_dispatch(*sent, context) || !has_plain_types(op)) return false;
-  const Op* last = nullptr;
-  for (const auto& before : context.graph.ops) {
-    if (before.get() == &op) return last == sent;
-    if (before->kind == OpKind::dispatch) last = before.get();
-  }
-  return false;
+  return sent != nullptr && sent->kind == OpKind::dispatch && supports_dispatch(*sent, context) &&
+         has_plain_types(op);
 }
 
 double peer_seconds(const Op& op, const Context& context) {

@@ -25,6 +25,8 @@ __device__ unsigned int push_arrivals;
 /// After the last store of the block: the last block tells every member p counts[p].
 template <class C, class Count>
 __device__ __forceinline__ void mail_counts(const PeerTable* mail, uint32 epoch, Count&& count_of) {
+  __syncthreads();
+  if (threadIdx.x == 0) __threadfence_system();  // the block's rows are there, also for the peers
   if (!arrives_last(&push_arrivals, gridDim.x)) return;
   const int p = threadIdx.x;
   if (p >= C::kRanks) return;

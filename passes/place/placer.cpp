@@ -31,6 +31,12 @@ void Placer::run() {
       if (ir::is_pinned(step_, r.get())) finish_pinned(*r);
     }
   }
+  if (options_.expert_map) {
+    for (const ExpertMapLayer& layer : options_.expert_map->layers) {
+      if (!experts_.contains(layer.layer))
+        user_error("the expert map has layer {}, where the model has no experts", layer.layer);
+    }
+  }
   if (mesh_.dp > 1) gather_results();
   rename_params();
 }

@@ -74,7 +74,8 @@ class Placer {
   ir::Value* local_ids(ir::Op& op, size_t operand, int64_t experts);
   ir::Value* gathered(ir::Value* value);
   ir::Value* expert_table(const ir::Op& op, const ir::Value& ids, int64_t experts);
-  const ir::Op* dispatched(const ir::Op& op, int64_t experts);
+  bool one_exchange_serves(const ir::Value* x, const ir::Value* ids) const;
+  const ir::Op* dispatched(ir::Op& op, int64_t experts);
 
   // ---- placer_values.cpp: conversions ----
   const Placement& placement(const ir::Value* value) const;

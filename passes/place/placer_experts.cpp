@@ -4,7 +4,9 @@
 // dispatched to the ranks whose experts it takes, and their results are combined where it came
 // from. Tested by tests/passes/place.mir.
 #include <algorithm>
+#include <set>
 
+#include "ir/collectives.h"
 #include "ir/error.h"
 #include "passes/place/moe_shapes.h"
 #include "passes/place/placer.h"
@@ -75,30 +77,55 @@ Value* Placer::local_ids(Op& op, size_t operand, int64_t experts) {
                           ids->name + ".local");
 }
 
+/// True if one exchange serves all who read the ids from here on: experts take x, or what was made
+/// of routes before, and one op combines the results.
+bool Placer::one_exchange_serves(const Value* x, const Value* ids) const {
+  std::set<const Value*> made;  // of routes
+  int combines = 0;
+  for (auto it = at_; it != step_.ops.end(); ++it) {
+    const Op& op = **it;
+    const auto reads = [&](const Value* v) {
+      return std::find(op.operands.begin(), op.operands.end(), v) != op.operands.end();
+    };
+    const bool routed = op.kind == OpKind::routed_linear && op.operand(2) == ids;
+    if (routed && op.operand(0) != x && !made.contains(op.operand(0))) return false;
+    if (op.kind == OpKind::combine_routes) {
+      combines += op.operand(2) == ids;
+    } else if (routed || std::any_of(made.begin(), made.end(), reads)) {
+      for (const auto& r : op.results) made.insert(r.get());
+    }
+  }
+  return combines == 1;
+}
+
 /// The dispatch that brings the tokens of a routed_linear to their experts; null if they are
 /// gathered. Weights go with the tokens, so that a rank sends one row back for each it got; they
 /// must be known by then, and a row be a token's, not a route's.
-const Op* Placer::dispatched(const Op& op, int64_t experts) {
+const Op* Placer::dispatched(Op& op, int64_t experts) {
   const bool asked = options_.moe_comm == MoeComm::alltoall;
-  const bool wanted = asked || (options_.moe_comm == MoeComm::automatic && options_.peer_memory);
+  const bool wanted = asked || (options_.moe_comm == MoeComm::automatic &&
+                                exchanges_over_peers(mesh_.dp, options_.peer_memory));
   if (mesh_.dp == 1 || !wanted) return nullptr;
-  Value *x = op.operand(0), *ids = op.operand(2);
+  Value* ids = op.operand(2);
   const auto [it, added] = dispatches_.try_emplace(ids, nullptr);
   if (!added) return it->second;
   const auto user = std::find_if(ids->users.begin(), ids->users.end(),
                                  [](const Op* u) { return u->kind == OpKind::combine_routes; });
-  SHUNT_CHECK(user != ids->users.end(), "nothing combines the experts of {}", op.loc);
-  Value* w = (*user)->operand(1);
-  const bool known =
-      w->def == nullptr || std::find_if(step_.ops.begin(), at_, [&](const auto& before) {
-                             return before.get() == w->def;
-                           }) != at_;
-  if (!known || x->type.shape[0] != ids->type.shape[0]) {
+  Value* w = user == ids->users.end() ? nullptr : (*user)->operand(1);
+  const bool known = w != nullptr && (w->def == nullptr ||
+                                      std::find_if(step_.ops.begin(), at_, [&](const auto& before) {
+                                        return before.get() == w->def;
+                                      }) != at_);
+  if (!known || op.operand(0)->type.shape[0] != ids->type.shape[0] ||
+      !one_exchange_serves(op.operand(0), ids)) {
     if (!asked) return nullptr;
     user_error(
-        "the experts of {} take rows that are weighted route by route: use --moe-comm allgather",
+        "the experts of {} take rows that are weighted route by route, or share their routes with "
+        "others: use --moe-comm allgather",
         op.loc);
   }
+  want_whole(op, 0);
+  Value* x = op.operand(0);
   Value* table = expert_table(op, *ids, experts);
   ir::GraphBuilder builder(step_, at_);
   builder.set_loc(op.loc);
@@ -115,8 +142,8 @@ void Placer::place_routed_linear(Op& op) {
   const int64_t experts = w->type.shape[0].constant();
   const Layout owned = experts_of(op, experts).experts;
   Placement x = placement(op.operand(0));
-  if (!x.routes) want_whole(op, 0);
   const Op* sent = dispatched(op, experts);
+  if (!x.routes && sent == nullptr) want_whole(op, 0);
   Value* ids = sent != nullptr ? sent->result(1) : local_ids(op, 2, experts);
   if (!x.routes) {
     ir::set_operand(op, 0, sent != nullptr ? sent->result(0) : gathered(op.operand(0)));

@@ -69,7 +69,8 @@ class Predictor {
     if (op.kind == OpKind::reshape) return;
     if (is_collective(op.kind)) {
       const bool exchange = op.kind == OpKind::dispatch || op.kind == OpKind::combine;
-      if (exchange && peer_memory_) return add_exchange(op);
+      if (exchange && exchanges_over_peers(module_.mesh.size(group_of(op)), peer_memory_))
+        return add_exchange(op);
       const bool larger = op.kind == OpKind::all_gather || op.kind == OpKind::dispatch;
       const Type& x = larger ? op.result()->type : op.operand(0)->type;
       out_.communication +=

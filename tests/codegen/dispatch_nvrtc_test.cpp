@@ -25,5 +25,21 @@ TEST(DispatchNvrtc, OverPeerMemory) {
   expect_rows_compile(dispatch_peer_kernels(), kModule, {"dispatch.peer", "combine.peer"});
 }
 
+/// Two dispatches before the first one's combine would write where a slow rank still reads.
+TEST(DispatchNvrtc, PeerMemoryNeedsPairs) {
+  const CompiledRows rows = compile_rows(dispatch_peer_kernels(), R"mir(module @t stage(placed)
+mesh dp 2 tp 1 ep 2 etp 1
+dim T in [1, 64]
+graph @g(%x : bf16[T, 64], %ids : i32[T, 2], %w : f32[T, 2], %t : f32[24]) {
+  %a, %b, %c, %d = dispatch %x, %ids, %w, %t {experts = 8, replicas = 1, over = dp, ranks = 2} : bf16[2*T, 64], i32[2*T, 2], f32[2*T, 2], i32[T, 2]
+  %e, %f, %g, %h = dispatch %x, %ids, %w, %t {experts = 8, replicas = 1, over = dp, ranks = 2} : bf16[2*T, 64], i32[2*T, 2], f32[2*T, 2], i32[T, 2]
+  %i = combine %a, %d {over = dp, ranks = 2} : bf16[T, 64]
+  %j = combine %e, %h {over = dp, ranks = 2} : bf16[T, 64]
+  return %b, %c, %f, %g, %i, %j
+})mir",
+                                         "sm_90a");
+  EXPECT_EQ(rows.rows, std::set<std::string>{});
+}
+
 }  // namespace
 }  // namespace shunt::codegen

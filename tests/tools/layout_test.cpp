@@ -1,10 +1,13 @@
 // The layout chooser, and what `inspect` says of ranks.
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <map>
 
 #include "ir/error.h"
 #include "tests/tools/program.h"
+#include "tools/expert_map_json.h"
 #include "tools/layout.h"
 
 namespace shunt::test {
@@ -49,6 +52,45 @@ TEST(LayoutChooser, FromTheCommandLine) {
       {"run", storyteller(), "--target", "cpu", "-p", "x", "--dp", "2", "--tp", "2", "--ep", "3"});
   EXPECT_EQ(bad.code, 2);
   EXPECT_NE(bad.err.find("dp * tp = 4 ranks, but ep * etp = 3"), std::string::npos) << bad.err;
+}
+
+/// The quickest layout is no choice if none fits: nothing is written, and the message has the
+/// bytes.
+TEST(LayoutChoice, NothingFits) {
+  const std::string model = testing::TempDir() + "nothing-fits", plan = model + ".plan";
+  std::filesystem::create_directories(model);
+  std::filesystem::copy_file(data("configs/mixtral-8x7b.json"), model + "/config.json",
+                             std::filesystem::copy_options::overwrite_existing);
+  const Ran r =
+      shunt({"compile", model, "--dummy-weights", "--target", "sm_80", "--gpus", "1", "-o", plan});
+  EXPECT_EQ(r.code, 2) << r.err;
+  EXPECT_NE(r.err.find("no layout of 1 GPUs fits: dp 1, tp 1, ep 1, etp 1 needs 8"),
+            std::string::npos)
+      << r.err;
+  EXPECT_FALSE(std::filesystem::exists(plan));
+  std::filesystem::remove_all(model);
+}
+
+TEST(RankFlags, WhatHasNoEffectIsAnError) {
+  const auto error = [](std::vector<std::string> flags) {
+    flags.insert(flags.begin(), {"inspect", storyteller(), "--target", "sm_90a"});
+    const Ran r = shunt(flags);
+    EXPECT_EQ(r.code, 2) << r.err;
+    return r.err;
+  };
+  EXPECT_NE(error({"--dp", "16", "--peer-memory", "on"}).find("no group of 2 to 8 ranks"),
+            std::string::npos);
+  EXPECT_NE(error({"--moe-comm", "alltoall"}).find("--moe-comm alltoall"), std::string::npos);
+  const std::string path = testing::TempDir() + "map-of-two.json";
+  ExpertMap map;
+  map.ranks = 2;
+  for (const int layer : {0, 1, 2, 3, 9}) map.layers.push_back(contiguous_experts(layer, 16, 2));
+  std::ofstream(path) << expert_map_to_json(map);
+  EXPECT_NE(error({"--expert-map", path}).find("give --ep 2"), std::string::npos);
+  EXPECT_NE(error({"--ep", "2", "--expert-map", path}).find("layer 9, where the model has no"),
+            std::string::npos);
+  std::filesystem::remove(path);
+  EXPECT_NE(error({"--expert-map", testing::TempDir()}).find("is a folder"), std::string::npos);
 }
 
 TEST(InspectRanks, PlacementAndCommunication) {
