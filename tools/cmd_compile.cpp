@@ -80,19 +80,21 @@ int body(const Flags& flags) {
     user_error("{} is a plan already: compile takes a model directory", flags.compile.input);
   }
   CompileOptions o = flags.compile.resolved(!flags.json);
+  const bool explains = flags.gpus > 0 && flags.explain;
+  if (flags.output.empty() && !flags.dry_run && !explains)
+    user_error("compile needs -o PLAN (or --dry-run)");
   if (flags.gpus > 0) {
     const auto layouts = compare_layouts(o, flags.gpus, flags.compile.mesh, flags.workload);
     if (flags.explain) fmt::print("{}", layout_table(layouts, flags.workload));
     if (!layouts.front().refused.empty()) user_error("{}", layouts.front().refused);
     o.mesh = layouts.front().mesh;
     fmt::print(stderr, "layout for {} GPUs: {}\n", flags.gpus, o.mesh.to_string());
-    if (flags.explain && flags.output.empty() && !flags.dry_run) return 0;
+    if (explains && flags.output.empty() && !flags.dry_run) return 0;
     check_fits(layouts.front(), flags);
   }
   o.dump_phases_to = flags.dump_phases;
   o.dump_kernels_to = flags.dump_kernels;
   if (flags.dry_run) return print_memory(compile(o, /*plan_only=*/true).plan, flags.json);
-  if (flags.output.empty()) user_error("compile needs -o PLAN (or --dry-run)");
   check_plan_destination(flags.output);
   const CompiledPlan compiled = compile(o);
   write_plan(compiled, flags.output);
@@ -123,9 +125,11 @@ void add_compile(CLI::App& app, Command& slot) {
   c->add_flag("--explain", flags->explain, "with --gpus: print all layouts, predicted")
       ->needs(gpus);
   c->add_option("--batch", flags->workload.batch, "with --gpus: sequences that decode at once")
-      ->check(in_range(1, 1 << 20));
+      ->check(in_range(1, 1 << 20))
+      ->needs(gpus);
   c->add_option("--context", flags->workload.context, "with --gpus: tokens a sequence has")
-      ->check(in_range(1, 1 << 24));
+      ->check(in_range(1, 1 << 24))
+      ->needs(gpus);
   CLI::Option* dry_run = c->add_flag("--dry-run", flags->dry_run,
                                      "print the exact bytes a rank needs and write no plan");
   dry_run->excludes(dump_kernels);  // it compiles none

@@ -158,6 +158,7 @@ void print_verdict(const PlaceStudy& s, const std::vector<double>& gains) {
 }
 
 int body(Flags& f) {
+  if (std::isnan(f.link_gbps)) user_error("--link-gbps is not a number");
   f.options.link_bytes_per_s = f.link_gbps * 1e9;
   const PlaceStudy study = study_placement(f.options);
   print_header(study);
@@ -189,15 +190,17 @@ void add_place(CLI::App& app, Command& slot) {
   c->add_option("--redundant-experts", o.redundant, "replicas beyond the first, a layer")
       ->check(CLI::Range(0, 4096));
   c->add_option("--nodes", o.nodes, "nodes the ranks are on, in equal runs")->check(count);
-  c->add_option("--current", o.current, "the map in use: weights move only where that pays");
+  CLI::Option* current =
+      c->add_option("--current", o.current, "the map in use: weights move only where that pays");
   c->add_option("--payback-steps", o.payback_steps, "with --current: steps in which it must pay")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::PositiveNumber)
+      ->needs(current);
   c->add_option("--measure", f->measure, "another profile, to judge the maps by");
   c->add_option("--tokens", o.tokens, "batches to predict: tokens a step over all ranks")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 30));
   c->add_option("--link-gbps", f->link_gbps, "10^9 bytes a second of a rank's link, each way")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1e-3, 1e6).description(""));
   c->add_option("--target", o.target, "cpu, sm_90a or sm_80 (default: the plan's, else sm_90a)");
   c->add_option("--model-dir", o.model_dir, "of a plan: its model directory, if that was moved");
   c->add_option("-o,--output", f->output, "the map to write (default: none is written)");

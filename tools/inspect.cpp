@@ -139,10 +139,10 @@ std::string json_lines(const ordered_json& object) {
         std::string line;
         for (const auto& [k, v] : item.items())
           line += fmt::format("  {}", v.is_string() ? v.get<std::string>() : v.dump());
-        out += fmt::format("  {:<26}{}\n", key, line);
+        out += fmt::format("  {:<25} {}\n", key, line);
       }
     } else if (value != "") {
-      out += fmt::format("  {:<26}{}\n", key,
+      out += fmt::format("  {:<25} {}\n", key,
                          value.is_string() ? value.get<std::string>() : value.dump());
     }
   }

@@ -25,7 +25,7 @@ const ir::Graph& decode_graph(const ir::Module& module, int64_t sequences) {
     if (most < sequences) continue;
     if (best == nullptr || most < module.dim(*best, "T").max) best = graph.get();
   }
-  if (best == nullptr) user_error("the module has no decode step for {} sequences", sequences);
+  if (best == nullptr) user_error("the plan decodes fewer than {} sequences at once: raise --max-num-seqs", sequences);
   return *best;
 }
 
