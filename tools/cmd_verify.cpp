@@ -147,12 +147,7 @@ int body(const Flags& f) {
   }
   if (!f.text.empty()) return verify_nll(f);
   const std::vector<GoldenSequence> golden = load_golden(find_golden(f));
-  int64_t tokens = 0, longest = 0;
-  for (const GoldenSequence& s : golden) {
-    tokens += static_cast<int64_t>(s.ids.size());
-    longest = std::max(longest, static_cast<int64_t>(s.ids.size() + s.greedy_ids.size()));
-  }
-  const auto sequences = static_cast<int64_t>(golden.size());
+  const auto [sequences, tokens, longest] = sizes_of(golden);
   VerifyOptions options;
   const CompileOptions compile = verify_options(f, sequences, tokens, longest);
   const int64_t pages = sequences * (longest / 64 + 1);

@@ -294,6 +294,7 @@ CompiledPlan compile(ImportedModel model, const Checkpoint* checkpoint,
     }
   }
   out.plan = std::move(lowered.plan);
+  out.module = std::move(model.module);
   if (!plan_only) {
     validate(out.plan);
     timer.end("validate");

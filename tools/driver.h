@@ -51,6 +51,7 @@ struct CompileOptions {
 /// Everything a plan directory will hold.
 struct CompiledPlan {
   Plan plan;
+  std::unique_ptr<ir::Module> module;  // after all passes: what the plan was lowered from
   struct File {
     std::string name;  // "kernels/<digest>.cubin"
     std::string bytes;

@@ -2,6 +2,7 @@
 // tests/tools/verify_test.cpp.
 #include "tools/golden.h"
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -141,6 +142,17 @@ std::vector<GoldenSequence> load_json(const fs::path& path) {
 }
 
 }  // namespace
+
+GoldenSizes sizes_of(const std::vector<GoldenSequence>& golden) {
+  GoldenSizes sizes;
+  sizes.sequences = static_cast<int64_t>(golden.size());
+  for (const GoldenSequence& s : golden) {
+    sizes.tokens += static_cast<int64_t>(s.ids.size());
+    sizes.longest =
+        std::max(sizes.longest, static_cast<int64_t>(s.ids.size() + s.greedy_ids.size()));
+  }
+  return sizes;
+}
 
 std::vector<GoldenSequence> load_golden(const fs::path& file) {
   auto sequences = file.extension() == ".json" ? load_json(file) : load_tensors(file);

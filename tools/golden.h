@@ -32,6 +32,14 @@ struct GoldenSequence {
   std::vector<float> greedy_margin;      // top-1 minus top-2 logit at each of them
 };
 
+/// What a plan must hold to run all prompts in one step, and each with its continuation.
+struct GoldenSizes {
+  int64_t sequences = 0;
+  int64_t tokens = 0;   // of all prompts
+  int64_t longest = 0;  // prompt and continuation
+};
+GoldenSizes sizes_of(const std::vector<GoldenSequence>& golden);
+
 /// Throws UserError naming the file and what it lacks.
 std::vector<GoldenSequence> load_golden(const std::filesystem::path& file);
 

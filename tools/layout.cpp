@@ -34,11 +34,11 @@ Layout measure(CompileOptions options, const Mesh& mesh, const passes::Workload&
   options.on_phase = {};
   options.on_warning = {};
   try {
-    const ModuleForReference placed = import_module(options, true);
+    const CompiledPlan compiled = compile(options, true);
+    const Plan& plan = compiled.plan;
     const Target& target = find_target(options.target);
     layout.step =
-        passes::predict_decode(*placed.module, target, workload, uses_peer_memory(options));
-    const Plan plan = compile(options, true).plan;
+        passes::predict_decode(*compiled.module, target, workload, uses_peer_memory(options));
     const int64_t sequences = (workload.batch + mesh.dp - 1) / mesh.dp;
     const int64_t pages = (workload.context + plan.limits.page_size - 1) / plan.limits.page_size;
     layout.rank_bytes = memory_needed(plan, sequences * pages).total();

@@ -237,21 +237,20 @@ bool VerifyReport::ok() const {
 VerifyReport verify_golden(StepRunner& runner, const std::vector<GoldenSequence>& golden,
                            const VerifyOptions& options) {
   if (golden.empty()) user_error("the golden file has no sequences");
-  size_t longest = 0;
   for (const GoldenSequence& s : golden) {
     check_ids(s.ids, runner.vocab_size(), s.name);
     check_ids(s.greedy_ids, runner.vocab_size(), s.name);
-    longest = std::max(longest, s.ids.size() + s.greedy_ids.size());
     if (s.greedy_ids.size() != golden[0].greedy_ids.size())
       user_error("golden continuations differ in length");
   }
-  SequenceFeeder feeder(runner, static_cast<int64_t>(golden.size()), static_cast<int64_t>(longest));
+  const GoldenSizes sizes = sizes_of(golden);
+  SequenceFeeder feeder(runner, sizes.sequences, sizes.longest);
   VerifyReport report;
   NearTies ties;
   if (!options.float32 && !options.routers.empty()) {
     std::string text = "the plan has no forced-routing inputs: near-ties may flip";
     if (runner.forced_width() > 0) {
-      ties = find_near_ties(golden, static_cast<int64_t>(longest), options);
+      ties = find_near_ties(golden, sizes.longest, options);
       text = fmt::format("{} near-ties forced", ties.count);
       if (ties.prompts.random_layers > 0)
         text += fmt::format("; not in {} layers that draw an expert", ties.prompts.random_layers);

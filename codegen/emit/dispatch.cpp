@@ -41,9 +41,7 @@ void emit_dispatch_gpu(const Op& op, StepBuilder& steps, const Arg& sent, const 
 
   LaunchBuilder pack = dispatch_launch(steps, kHeader, "dispatch_pack", x, a.ranks);
   add_route_table(pack, op, steps);
-  pack.number("kPayload", message.payload).number("kRow", message.row);
-  pack.in("x", op.operand(0)).in("ids", op.operand(1)).in("w", op.operand(2));
-  pack.in("table", op.operand(3)).in("places", op.result(3)).parameter("const int* counts", counts);
+  add_message_inputs(pack, op, counts);
   pack.parameter("shunt::uint8* messages", sent).i32("tokens", tokens).parameter("int base", base);
   pack.launch(DimExpr(tokens), kDispatchThreads);
 
@@ -101,10 +99,7 @@ void emit_combine(const Op& op, StepBuilder& steps) {
   LaunchBuilder launch = dispatch_launch(steps, kHeader, "combine_places", y, a.ranks);
   launch.parameter("const " + cuda_type(y.dtype) + "* received", received);
   launch.in("places", op.operand(1)).out("out", op.result()).i32("tokens", out.shape[0]);
-  const int64_t vectors =
-      ceil_div(y.last().constant(),
-               kDispatchThreads * vector_width(y.last().constant(), 16 / dtype_bytes(y.dtype)));
-  launch.launch({DimExpr(out.shape[0]), DimExpr(vectors), DimExpr(1)}, kDispatchThreads);
+  launch.launch({DimExpr(out.shape[0]), DimExpr(row_pieces(y)), DimExpr(1)}, kDispatchThreads);
 }
 
 }  // namespace

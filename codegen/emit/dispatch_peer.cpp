@@ -19,7 +19,6 @@ using ir::OpKind;
 
 constexpr const char* kHeader = "dispatch_peer.cuh";
 constexpr int64_t kMailBytes = 16;  // PeerMail
-constexpr int64_t kBlocks = 256;    // kPeerEpochs
 
 /// True if every dispatch is followed by its own combine before the next one: what keeps ranks from
 /// writing where a slower one still reads (kernels/dispatch_peer.cuh).
@@ -49,7 +48,7 @@ bool supports_combine(const Op& op, const Context& context) {
          has_plain_types(op);
 }
 
-double peer_seconds(const Op& op, const Context& context) {
+double exchange_seconds(const Op& op, const Context& context) {
   return roofline_seconds(op, context, false);
 }
 
@@ -62,7 +61,7 @@ struct Lane {
     };
     landing = steps.peers(over, steps.peer_buffer(role("landing"), bytes));
     mail = steps.peers(over, steps.peer_buffer(role("mail"), ranks * kMailBytes));
-    epochs = steps.peer_buffer(role("epochs"), kBlocks * 4);
+    epochs = steps.peer_buffer(role("epochs"), kPeerEpochCounters * 4);
   }
   void add_to(LaunchBuilder& launch, bool ends) const {
     launch.parameter("const shunt::PeerTable* landing", landing);
@@ -76,7 +75,9 @@ Arg received_counts(MeshAxis over, int64_t ranks, StepBuilder& steps) {
   return steps.peer_buffer("dispatch.received." + std::string(axis_name(over)), ranks * 4);
 }
 
-DimExpr blocks(const Dim& items) { return DimExpr::min(DimExpr(items), DimExpr(kBlocks)); }
+DimExpr blocks(const Dim& items) {
+  return DimExpr::min(DimExpr(items), DimExpr(kPeerEpochCounters));
+}
 
 void emit_dispatch(const Op& op, StepBuilder& steps) {
   const auto& a = op.as<ir::DispatchAttrs>();
@@ -90,9 +91,7 @@ void emit_dispatch(const Op& op, StepBuilder& steps) {
 
   LaunchBuilder push = dispatch_launch(steps, kHeader, "dispatch_push", x, a.ranks);
   add_route_table(push, op, steps);
-  push.number("kPayload", message.payload).number("kRow", message.row);
-  push.in("x", op.operand(0)).in("ids", op.operand(1)).in("w", op.operand(2));
-  push.in("table", op.operand(3)).in("places", op.result(3)).parameter("const int* counts", counts);
+  add_message_inputs(push, op, counts);
   lane.add_to(push, false);
   push.i32("tokens", tokens);
   push.parameter("int base", steps.rank_value(Members(steps.context().module.mesh, a.over).base));
@@ -122,18 +121,15 @@ void emit_combine(const Op& op, StepBuilder& steps) {
   LaunchBuilder receive = dispatch_launch(steps, kHeader, "combine_receive", y, a.ranks);
   lane.add_to(receive, true);
   receive.in("places", op.operand(1)).out("out", op.result()).i32("tokens", tokens);
-  const int64_t columns = y.last().constant();
-  const int64_t pieces =
-      ceil_div(columns, kDispatchThreads * vector_width(columns, 16 / dtype_bytes(y.dtype)));
-  receive.launch(blocks(tokens * pieces), kDispatchThreads);
+  receive.launch(blocks(tokens * row_pieces(y)), kDispatchThreads);
 }
 
 }  // namespace
 
 std::vector<KernelImpl> dispatch_peer_kernels() {
   return {
-      {"dispatch.peer", OpKind::dispatch, supports_dispatch, peer_seconds, emit_dispatch},
-      {"combine.peer", OpKind::combine, supports_combine, peer_seconds, emit_combine},
+      {"dispatch.peer", OpKind::dispatch, supports_dispatch, exchange_seconds, emit_dispatch},
+      {"combine.peer", OpKind::combine, supports_combine, exchange_seconds, emit_combine},
   };
 }
 

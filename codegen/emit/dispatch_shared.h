@@ -53,6 +53,22 @@ inline void add_route_table(LaunchBuilder& launch, const ir::Op& op, StepBuilder
   launch.number("kEtp", mesh.etp).number("kTop", op.operand(1)->type.last().constant());
 }
 
+/// What writes messages reads: the op's operands, the places of tokens and how many go to each
+/// member.
+inline void add_message_inputs(LaunchBuilder& launch, const ir::Op& op, const Arg& counts) {
+  const Message message(op);
+  launch.number("kPayload", message.payload).number("kRow", message.row);
+  launch.in("x", op.operand(0)).in("ids", op.operand(1)).in("w", op.operand(2));
+  launch.in("table", op.operand(3)).in("places", op.result(3));
+  launch.parameter("const int* counts", counts);
+}
+
+/// Blocks of kDispatchThreads that a row's columns take.
+inline int64_t row_pieces(const Type& rows) {
+  const int64_t columns = rows.last().constant();
+  return ceil_div(columns, kDispatchThreads * vector_width(columns, 16 / dtype_bytes(rows.dtype)));
+}
+
 /// Emits the kernel that fills the op's `places`, and counts[ranks] of tokens that go to each
 /// member.
 inline void emit_dispatch_places(const ir::Op& op, const Arg& counts, StepBuilder& steps) {

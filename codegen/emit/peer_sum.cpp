@@ -8,6 +8,7 @@
 #include "codegen/emit/families.h"
 #include "codegen/emit/launch.h"
 #include "ir/collectives.h"
+#include "runtime/plan/peer_table.h"
 
 namespace shunt::codegen {
 
@@ -18,7 +19,6 @@ using ir::OpKind;
 
 constexpr int64_t kThreads = 256;
 constexpr int64_t kBlocks = 128;  // at most: all are resident at once on any target
-constexpr int64_t kEpochs = 256;  // kPeerEpochs of kernels/ptx/peer.cuh
 constexpr int64_t kLineData = 8;  // bytes of data in a line of 16
 
 int ranks_of(const Op& op, const Context& context) {
@@ -77,7 +77,7 @@ void emit(const Op& op, const std::string& kernel, int64_t share, int64_t of,
     launch.parameter("const shunt::PeerTable* " + l.name,
                      steps.peers(over, buffer(l.name, l.bytes)));
   launch.parameter("shunt::uint32* epochs",
-                   buffer("epochs", kEpochs * static_cast<int64_t>(sizeof(uint32_t))));
+                   buffer("epochs", kPeerEpochCounters * static_cast<int64_t>(sizeof(uint32_t))));
   // No tokens, no blocks: such a launch is left out, on all ranks.
   const int64_t passes = std::max<int64_t>(1, ceil_div(share, kThreads * kBlocks));
   const int64_t block = kThreads * passes * of * (kLineData / dtype_bytes(x.dtype));

@@ -25,7 +25,8 @@ const ir::Graph& decode_graph(const ir::Module& module, int64_t sequences) {
     if (most < sequences) continue;
     if (best == nullptr || most < module.dim(*best, "T").max) best = graph.get();
   }
-  if (best == nullptr) user_error("the plan decodes fewer than {} sequences at once: raise --max-num-seqs", sequences);
+  if (best == nullptr)
+    user_error("the plan decodes fewer than {} sequences at once: raise --max-num-seqs", sequences);
   return *best;
 }
 
@@ -119,12 +120,9 @@ class Predictor {
     const ir::ExpertLoad load = ir::expert_load(op);
     const ir::Value* ids = ir::route_ids(op);
     SHUNT_CHECK(ids != nullptr, "the routes of {} are not made by a route_sort", op.loc);
-    const double tokens = static_cast<double>(ids->type.shape[0].evaluate(at_));
-    const double local = static_cast<double>(load.local);
-    const double distinct =
-        distinct_experts(static_cast<double>(load.experts), static_cast<double>(load.choices),
-                         tokens, local, module_.mesh.ep);
-    return static_cast<double>(w.bytes().constant()) / local * distinct;
+    const double distinct = distinct_experts(
+        load.experts, load.choices, ids->type.shape[0].evaluate(at_), load.local, module_.mesh.ep);
+    return static_cast<double>(w.bytes().constant()) / static_cast<double>(load.local) * distinct;
   }
 
   const ir::Module& module_;
@@ -143,14 +141,14 @@ double collective_seconds(OpKind kind, double bytes, int ranks, const Target& ta
   return comm_seconds(1, bytes, ranks, target);
 }
 
-double distinct_experts(double total, double k, double tokens, double local, int ranks) {
-  const double chosen = 1 - std::pow(1 - k / total, tokens);
-  const double mean = local * chosen;
+double distinct_experts(int64_t total, int64_t k, int64_t tokens, int64_t local, int ranks) {
+  const double mean = ir::ExpertLoad{total, local, k}.chosen(tokens);
   if (ranks <= 1) return mean;
   // The largest of n about normal numbers lies this many deviations above their mean.
   const double above = std::sqrt(2 * std::log(static_cast<double>(ranks))) * 0.62;
-  const double deviation = std::sqrt(mean * (1 - chosen));
-  return std::min({local, tokens * k, mean + above * deviation});
+  const double all = static_cast<double>(local);
+  const double deviation = std::sqrt(mean * (1 - mean / all));
+  return std::min({all, static_cast<double>(tokens * k), mean + above * deviation});
 }
 
 StepPrediction predict_decode(const ir::Module& module, const Target& target,

@@ -37,6 +37,6 @@ double collective_seconds(ir::OpKind kind, double bytes, int ranks, const Target
 
 /// Of `total` experts of which a token takes k, how many distinct ones `tokens` tokens take on the
 /// fullest of the `ranks` that hold `local` each, if every set of k is equally likely.
-double distinct_experts(double total, double k, double tokens, double local, int ranks);
+double distinct_experts(int64_t total, int64_t k, int64_t tokens, int64_t local, int ranks);
 
 }  // namespace shunt::passes

@@ -10,6 +10,10 @@
 
 namespace shunt {
 
+/// Counters of epochs of a kernel, one a block: the largest number of blocks in its grid
+/// (kPeerEpochs of codegen/kernels/common/peer_layout.cuh).
+inline constexpr int64_t kPeerEpochCounters = 256;
+
 /// In this rank's device memory, one a session: when a kernel stops waiting for a peer.
 struct PeerGuard {
   uint32_t dead = 0;  // set by a kernel that gave up: from then on no kernel pushes or waits

@@ -17,8 +17,12 @@
 #undef __host__
 #undef __device__
 
+#include "runtime/plan/peer_table.h"
+
 namespace shunt {
 namespace {
+
+static_assert(kPeerEpochCounters == kPeerEpochs, "what is allocated is what kernels count with");
 
 struct Shape {
   int ranks = 2;

@@ -22,15 +22,12 @@ class Conformance : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     golden_ = load_golden(kFolders / GetParam() / "golden.safetensors");
-    for (const GoldenSequence& s : golden_) {
-      options_.max_num_batched_tokens += static_cast<int64_t>(s.ids.size());
-      const auto length = static_cast<int64_t>(s.ids.size() + s.greedy_ids.size());
-      options_.max_model_len = std::max(options_.max_model_len, length);
-    }
+    const GoldenSizes sizes = sizes_of(golden_);
+    options_.max_num_batched_tokens = options_.max_logit_rows = sizes.tokens;
+    options_.max_model_len = sizes.longest;
+    options_.max_num_seqs = sizes.sequences;
     options_.model_dir = kFolders / GetParam();
     options_.target = "cpu";
-    options_.max_num_seqs = static_cast<int64_t>(golden_.size());
-    options_.max_logit_rows = options_.max_num_batched_tokens;
     options_.on_warning = [](std::string_view warning) { ADD_FAILURE() << warning; };
   }
 

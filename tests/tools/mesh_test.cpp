@@ -67,13 +67,10 @@ class OnMesh : public testing::TestWithParam<std::tuple<const char*, MeshCase>> 
     const auto& [model, mesh] = GetParam();
     options_.model_dir = test::data(model);
     golden_ = load_golden(options_.model_dir / "golden.safetensors");
-    for (const GoldenSequence& s : golden_) {
-      options_.max_num_batched_tokens += static_cast<int64_t>(s.ids.size());
-      const auto length = static_cast<int64_t>(s.ids.size() + s.greedy_ids.size());
-      options_.max_model_len = std::max(options_.max_model_len, length);
-    }
-    options_.max_num_seqs = static_cast<int64_t>(golden_.size());
-    options_.max_logit_rows = options_.max_num_batched_tokens;
+    const GoldenSizes sizes = sizes_of(golden_);
+    options_.max_num_batched_tokens = options_.max_logit_rows = sizes.tokens;
+    options_.max_model_len = sizes.longest;
+    options_.max_num_seqs = sizes.sequences;
     const auto plain = import_module(options_, false);
     options_.mesh = mesh.mesh;
     options_.gather_logits = mesh.mesh.dp > 1;
