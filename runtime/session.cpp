@@ -129,6 +129,7 @@ void Session::Impl::run(Prepared& p, std::span<const Sizes> groups, StepObserver
   set_dim(dim_T, bucket.T);
   set_dim(dim_S, bucket.S);
   set_dim(dim_R, bucket.R);
+  group_rows = bucket.R;
   pad(p, s, bucket);
   write_true_dims(s);
   try {
@@ -423,6 +424,8 @@ void Session::run_sample(std::span<const int64_t> rows, StepObserver* observer) 
               groups.size(), this->groups());
   impl_->run(impl_->sample_program(largest(groups).R), groups, observer, nullptr);
 }
+
+int64_t Session::group_rows() const { return impl_->group_rows; }
 
 void Session::synchronize() { impl_->synchronize(); }
 

@@ -140,12 +140,15 @@ class Session {
     run_step(decode, {&one, 1}, observer);
   }
   /// The same for a batch of each dp group, at least one of them not idle. `logits` is that of
-  /// group 0; `all_logits`, where the plan has it, holds group g's from row g * (largest R) on.
+  /// group 0; `all_logits`, where the plan has it, holds group g's from row g * group_rows() on.
   void run_step(bool decode, std::span<const StepSizes> groups, StepObserver* observer = nullptr);
   /// Runs @sample over the first R rows of logits.
   void run_sample(int64_t R, StepObserver* observer = nullptr) { run_sample({&R, 1}, observer); }
-  /// The same by dp group; `ids` holds group g's from g * (largest R) on.
+  /// The same by dp group; `ids` holds group g's from g * group_rows() on.
   void run_sample(std::span<const int64_t> rows, StepObserver* observer = nullptr);
+  /// Rows that each dp group has in what the last run gathered: the largest R, padded to its bucket
+  /// where the run was a graph.
+  int64_t group_rows() const;
   /// dp groups of the plan's mesh: each has pages and slots of its own, and a batch.
   int groups() const { return plan().mesh.dp; }
   /// run_step, timing every step by itself (which costs overlap between them).

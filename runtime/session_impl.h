@@ -72,7 +72,8 @@ struct Session::Impl {
   int dim_T = -1, dim_S = -1, dim_R = -1;
   std::vector<int64_t> dims;  // of the run in progress, in the order of plan.dims
   std::vector<Prepared> programs;
-  Sizes sizes;  // of this rank's dp group in the last run
+  Sizes sizes;             // of this rank's dp group in the last run
+  int64_t group_rows = 0;  // R that it ran with
   std::vector<HostBuffer>
       staged;  // rank 0: inputs of the dp groups above 0, laid out as the io arena
 

@@ -76,26 +76,25 @@ class PlanRunner : public StepRunner {
   std::vector<RouteCounts> route_counts() override { return session_.route_counts(); }
 
  private:
-  /// Rows of all groups in the order of the batch; group g's begin at g times the largest number of
-  /// rows.
+  /// Rows of all groups in the order of the batch.
   void read_logits(const StepInputs& in, const std::vector<BatchPart>& parts, Matrix& logits) {
     const int64_t vocab = vocab_size();
-    size_t stride = 0;
-    for (const BatchPart& p : parts) stride = std::max(stride, p.rows.size());
+    const int64_t stride = session_.group_rows();
     if (!has_probes() && !session_.has_port("all_logits")) {
       user_error(
           "the plan was not made for `verify`, which needs the logits of all dp groups: give "
           "the model directory");
     }
+    const auto groups = static_cast<int64_t>(parts.size());
     const auto all = session_.output_as<float>(has_probes() ? "logits" : "all_logits",
-                                               static_cast<int64_t>(stride * parts.size()) * vocab);
+                                               stride * groups * vocab);
     logits = {static_cast<int64_t>(in.logit_rows.size()), vocab, {}};
     logits.data.resize(in.logit_rows.size() * static_cast<size_t>(vocab));
-    for (size_t g = 0; g < parts.size(); ++g) {
-      for (size_t r = 0; r < parts[g].rows.size(); ++r) {
-        const auto from = all.begin() + static_cast<int64_t>(g * stride + r) * vocab;
-        std::copy(from, from + vocab,
-                  logits.data.begin() + static_cast<int64_t>(parts[g].rows[r]) * vocab);
+    for (int64_t g = 0; g < groups; ++g) {
+      auto from = all.begin() + g * stride * vocab;
+      for (const size_t row : parts[static_cast<size_t>(g)].rows) {
+        std::copy(from, from + vocab, logits.data.begin() + static_cast<int64_t>(row) * vocab);
+        from += vocab;
       }
     }
   }

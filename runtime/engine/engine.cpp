@@ -370,7 +370,7 @@ void Engine::sample(const std::vector<Share>& shares, const std::vector<int64_t>
         static_cast<int32_t>(std::min<int64_t>(r.params.top_k, plan_.model.vocab_size));
   }
   session_.run_sample(rows);
-  const int64_t stride = *std::max_element(rows.begin(), rows.end());
+  const int64_t stride = session_.group_rows();
   const auto ids = session_.output_as<int32_t>("ids", stride * session_.groups());
   // A copy: callbacks may use the session through score().
   const std::vector<int32_t> chosen(ids.begin(), ids.end());
