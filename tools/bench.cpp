@@ -3,10 +3,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <numeric>
 #include <random>
-#include <set>
 
 #include "ir/error.h"
 #include "ir/target.h"
@@ -27,29 +25,15 @@ Spread spread_of(std::vector<double> values) {
   return {median, values.front(), values.back()};
 }
 
-/// Counts the experts that at least one token of the step was routed to, layer by layer.
-class ExpertCounter : public StepObserver {
- public:
-  void after_step(Session& session, const StepInfo& info) override {
-    if (!info.step->name.starts_with("norm_gate") && !info.step->name.starts_with("topk_gate"))
-      return;
-    for (int index : info.step->writes) {
-      if (session.plan().buffers[index].type.dtype != DType::i32) continue;
-      session.read_buffer(index, bytes_);
-      std::vector<int32_t> ids(bytes_.size() / sizeof(int32_t));
-      std::memcpy(ids.data(), bytes_.data(), bytes_.size());
-      std::set<int32_t> distinct(ids.begin(), ids.end());
-      distinct.erase(-1);
-      total += static_cast<double>(distinct.size());
-      ++layers;
-    }
-  }
-  double total = 0;
-  int64_t layers = 0;
-
- private:
-  std::vector<std::byte> bytes_;
-};
+/// Experts that computed a route between two readings of the counters, a layer on average.
+double distinct_experts(const std::vector<RouteCounts>& before,
+                        const std::vector<RouteCounts>& after) {
+  int64_t distinct = 0;
+  for (size_t layer = 0; layer < after.size(); ++layer)
+    for (size_t e = 0; e < after[layer].routes.size(); ++e)
+      distinct += after[layer].routes[e] != before[layer].routes[e];
+  return after.empty() ? 0 : static_cast<double>(distinct) / static_cast<double>(after.size());
+}
 
 class Loop {
  public:
@@ -76,16 +60,16 @@ class Loop {
         done += n;
         if (done == what_.prompt) ++seq, done = 0;
       }
-      finish_step(false, nullptr);
+      finish_step(false);
     }
     return now() - start;
   }
 
-  double decode_step(int64_t length, StepObserver* observer = nullptr) {
+  double decode_step(int64_t length) {
     const double start = now();
     begin_step();
     for (int64_t seq = 0; seq < what_.batch; ++seq) add(seq, length, 1);
-    finish_step(true, observer);
+    finish_step(true);
     return now() - start;
   }
 
@@ -122,14 +106,12 @@ class Loop {
     R = S;
   }
 
-  void finish_step(bool decode, StepObserver* observer) {
+  void finish_step(bool decode) {
     if (options_.uniform_routing) force_uniform();
-    session_.run_step(decode, sizes_, observer);
+    session_.run_step(decode, sizes_);
     std::vector<int64_t> rows;
-    int64_t most = 0;
     for (int g = 0; g < session_.groups(); ++g) {
       rows.push_back(sizes_[static_cast<size_t>(g)].R);
-      most = std::max(most, rows.back());
       auto fill = [&](const char* role, auto value) {
         auto port = session_.input_as<decltype(value)>(role, g);
         std::fill(port.begin(), port.begin() + rows.back(), value);
@@ -140,7 +122,7 @@ class Loop {
       fill("uniform", 0.0f);
     }
     session_.run_sample(rows);
-    (void)session_.output_as<int32_t>("ids", most * session_.groups());
+    (void)session_.output_as<int32_t>("ids", session_.group_rows() * session_.groups());
   }
 
   /// k distinct experts for every token and layer, each set equally likely.
@@ -195,35 +177,40 @@ WeightBytes weight_bytes(const Plan& plan) {
   return w;
 }
 
-/// Flops of one step's matmuls and attention; attention's own figure is for full block tables and
-/// is scaled down to the mean number of keys.
-double flops_of(const Program& program, const Limits& limits, int64_t T, int64_t S, int64_t R,
-                double keys) {
-  const DimEnv env = {{"T", T}, {"S", S}, {"R", R}};
+/// Flops of a rank's matmuls and attention in one step; attention's own figure is for full block
+/// tables and is scaled down to the mean number of keys, that of experts is for all routes, of
+/// which a rank has its part.
+double flops_of(const Plan& plan, const Program& program, const StepSizes& sizes, double keys) {
+  const DimEnv env = {{"T", sizes.T}, {"S", sizes.S}, {"R", sizes.R}};
+  const Limits& limits = plan.limits;
   const double full =
       static_cast<double>((limits.max_model_len + limits.page_size - 1) / limits.page_size) *
       static_cast<double>(limits.page_size);
   double flops = 0;
   for (const Step& s : program.steps) {
     const auto f = static_cast<double>(s.flops.evaluate(env));
-    flops += s.name.starts_with("attention") ? f * keys / full : f;
+    const bool experts =
+        s.name.starts_with("routed_linear") || s.name.starts_with("grouped_linear");
+    flops += s.name.starts_with("attention") ? f * keys / full : experts ? f / plan.mesh.ep : f;
   }
   return flops;
 }
 
+/// What a rank of the plan's mesh has to read and compute at least: of the sequences its dp group's
+/// part, of the experts its own.
 void fill_floor(Session& session, const BenchCase& what, BenchResult& r) {
   const Plan& plan = session.plan();
   const Target& target = find_target(plan.target);
   const WeightBytes w = weight_bytes(plan);
-  const double layers = static_cast<double>(plan.model.moe_layers);
+  const auto layers = static_cast<double>(plan.model.moe_layers);
+  const auto ep = static_cast<double>(plan.mesh.ep);
+  const int64_t b = (what.batch + plan.mesh.dp - 1) / plan.mesh.dp;
   const double context = static_cast<double>(what.prompt) + static_cast<double>(what.decode) / 2;
   const double kv = static_cast<double>(plan.page_bytes()) /
-                    static_cast<double>(plan.limits.page_size) * context *
-                    static_cast<double>(what.batch);
-  const double slots = 2 * static_cast<double>(plan.slot_bytes() * what.batch);  // read, written
-  r.decode_bytes = w.dense + layers * r.distinct_experts * w.one_expert + kv + slots;
-  const int64_t b = what.batch;
-  r.decode_flops = flops_of(session.step_program(true, b, b, b), plan.limits, b, b, b, context);
+                    static_cast<double>(plan.limits.page_size) * context * static_cast<double>(b);
+  const double slots = 2 * static_cast<double>(plan.slot_bytes() * b);  // read, written
+  r.decode_bytes = w.dense + layers * r.distinct_experts / ep * w.one_expert + kv + slots;
+  r.decode_flops = flops_of(plan, session.step_program(true, b, b, b), {b, b, b}, context);
   const double decode_floor = std::max(r.decode_bytes / target.memory_bytes_per_s,
                                        r.decode_flops / target.matmul_flops_per_s);
   r.decode_roofline_share = decode_floor / r.step_seconds;
@@ -231,13 +218,13 @@ void fill_floor(Session& session, const BenchCase& what, BenchResult& r) {
   const int64_t chunk = std::min(what.prompt * b, plan.limits.max_num_batched_tokens);
   const double chunks = static_cast<double>(what.prompt * b) / static_cast<double>(chunk);
   const int64_t rows = std::min(b, plan.limits.max_num_seqs);
-  r.prefill_flops = chunks * flops_of(session.step_program(false, chunk, rows, rows), plan.limits,
-                                      chunk, rows, rows, static_cast<double>(what.prompt) / 2);
+  r.prefill_flops = chunks * flops_of(plan, session.step_program(false, chunk, rows, rows),
+                                      {chunk, rows, rows}, static_cast<double>(what.prompt) / 2);
   // A chunk touches, of each layer, as many experts as it has routes, at most all.
   const double touched =
       std::min<double>(static_cast<double>(plan.model.experts),
-                       static_cast<double>(chunk * plan.model.experts_per_token));
-  const double bytes = chunks * (w.dense + layers * touched * w.one_expert);
+                       static_cast<double>(chunk * plan.mesh.dp * plan.model.experts_per_token));
+  const double bytes = chunks * (w.dense + layers * touched / ep * w.one_expert);
   const double prefill_floor =
       std::max(bytes / target.memory_bytes_per_s, r.prefill_flops / target.matmul_flops_per_s);
   r.prefill_roofline_share = prefill_floor / r.prefill_seconds;
@@ -283,10 +270,9 @@ BenchResult run_bench(Session& session, const BenchCase& what, const BenchOption
     decode.push_back(static_cast<double>(what.decode * what.batch) / total);
     steps.insert(steps.end(), mine.begin(), mine.end());
   }
-  ExpertCounter counter;
-  loop.decode_step(what.prompt + what.decode - 1, &counter);
-  r.distinct_experts =
-      counter.layers == 0 ? 0 : counter.total / static_cast<double>(counter.layers);
+  const std::vector<RouteCounts> before = session.route_counts();
+  loop.decode_step(what.prompt + what.decode - 1);
+  r.distinct_experts = distinct_experts(before, session.route_counts());
   r.prefill_seconds = spread_of(prefill).median;
   for (double& s : prefill) s = static_cast<double>(what.prompt * what.batch) / s;
   r.prefill_tokens_per_s = spread_of(prefill);

@@ -29,9 +29,10 @@ struct BenchResult {
   double prefill_seconds = 0;   // median, all sequences
   double step_seconds = 0;      // median decode step
   double distinct_experts = 0;  // per MoE layer of one decode step, counted; 0 for a dense model
-  double decode_bytes = 0;      // least bytes of a step: weights touched once, KV read once
+  // Of one rank:
+  double decode_bytes = 0;  // least bytes of a step: weights touched once, KV read once
   double decode_flops = 0;
-  double prefill_flops = 0;          // of one prefill of all sequences
+  double prefill_flops = 0;          // of one prefill of its sequences
   double decode_roofline_share = 0;  // floor time / measured time
   double prefill_roofline_share = 0;
 };

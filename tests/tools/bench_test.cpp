@@ -62,6 +62,32 @@ TEST(Bench, UniformRoutingSpreadsOverExperts) {
   EXPECT_GT(json::parse(r.out).at("cases")[0].at("distinct_experts_per_layer").get<double>(), 14.5);
 }
 
+TEST(Bench, OfSeveralRanksOneCounts) {
+  const auto bench = [](std::vector<std::string> mesh) {
+    std::vector<std::string> args{"bench", storyteller(), "--target", "cpu", "-p", "16", "-n",
+                                  "2",     "-b",          "8",        "-r",  "1",  "-o", "json"};
+    args.insert(args.end(), mesh.begin(), mesh.end());
+    const Ran r = shunt(args);
+    EXPECT_EQ(r.code, 0) << r.err;
+    return json::parse(r.out).at("cases")[0];
+  };
+  const json alone = bench({});
+  for (const auto& mesh : {std::vector<std::string>{"--tp", "2", "--etp", "2"},
+                           {"--tp", "2", "--ep", "2"},
+                           {"--dp", "2", "--ep", "2"}}) {
+    const json half = bench(mesh);
+    SCOPED_TRACE(mesh[0] + mesh[1] + mesh[2] + mesh[3]);
+    EXPECT_EQ(half.at("distinct_experts_per_layer"), alone.at("distinct_experts_per_layer"));
+    // Half the experts and, but for what is replicated, half the rest.
+    EXPECT_NEAR(half.at("decode_flops").get<double>() / alone.at("decode_flops").get<double>(), 0.5,
+                0.05);
+    const double bytes =
+        half.at("decode_bytes").get<double>() / alone.at("decode_bytes").get<double>();
+    EXPECT_GT(bytes, 0.45);
+    EXPECT_LT(bytes, 0.8);
+  }
+}
+
 TEST(Bench, ProfileNamesSteps) {
   const Ran r =
       shunt({"bench", cpu_plan(), "-p", "8", "-n", "2", "-b", "1", "-r", "1", "--profile"});
