@@ -14,27 +14,19 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <numeric>
 #include <random>
 #include <set>
-#include <thread>
 
-#include "codegen/kernel_headers.h"
-#include "codegen/lower.h"
+#include "bench/scratch_plan.h"
 #include "ir/error.h"
 #include "ir/expert_load.h"
 #include "runtime/device.h"
-#include "runtime/jit/jit.h"
 #include "runtime/session.h"
 #include "tools/driver.h"
 
 namespace shunt {
 namespace {
-
-namespace fs = std::filesystem;
 
 struct Shape {
   int64_t tokens = 8, experts = 128, choices = 8, hidden = 2048, width = 768, ranks = 1, layers = 8;
@@ -126,44 +118,11 @@ std::string module_text(const Shape& s, bool sorted) {
 
 // ---- the plan ----
 
-/// For the kernels; removed at the end.
-struct Folder {
-  fs::path path;
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "expert_bench_XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) user_error("cannot make a folder like {}", name);
-    path = name;
-  }
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-};
-
-/// Lowers the module; the cubins go to `folder`/kernels.
-Plan compile(const Shape& s, const ir::Module& module, const Way& way, const fs::path& folder) {
+Plan compile(const Shape& s, const ir::Module& module, const Way& way, const ScratchPlan& scratch) {
   const Limits limits{64, s.most(), s.most(), s.most(), 64};
-  codegen::Lowered lowered = codegen::lower(module, {find_target(s.target), limits, {}, way.row});
-  lowered.plan.activation_dtype = s.dtype;
-  lowered.plan.model.vocab_size = 1;
-  std::vector<JitSource> sources;
-  for (const codegen::KernelSource& k : lowered.sources) {
-    if (k.name.empty()) return std::move(lowered.plan);  // host kernels: the cpu target
-    sources.push_back({k.name, k.text()});
-  }
-  JitOptions jit;
-  jit.cache_dir = default_cache_dir() / "kernels";
-  jit.target = s.target;
-  jit.headers = codegen::kernel_headers();
-  jit.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  const std::vector<JitResult> results = compile_all(sources, jit);
-  fs::create_directories(folder / "kernels");
-  for (size_t i = 0; i < results.size(); ++i) {
-    lowered.plan.kernels[i].digest = results[i].digest;
-    std::ofstream(folder / "kernels" / (results[i].digest + ".cubin"), std::ios::binary)
-        .write(results[i].cubin.data(), static_cast<std::streamsize>(results[i].cubin.size()));
-  }
-  return std::move(lowered.plan);
+  Plan plan = scratch.compile(module, {find_target(s.target), limits, {}, way.row});
+  plan.activation_dtype = s.dtype;
+  return plan;
 }
 
 /// Every row that computes the products of the module.
@@ -243,9 +202,10 @@ void add_alone(const std::vector<StepTime>& steps, const Shape& s, Times& times)
   }
 }
 
-Times time_way(const Shape& s, const ir::Module& module, const Way& way, const fs::path& folder) {
-  const Plan plan = compile(s, module, way, folder);
-  Session session(plan, folder, {});
+Times time_way(const Shape& s, const ir::Module& module, const Way& way,
+               const ScratchPlan& scratch) {
+  const Plan plan = compile(s, module, way, scratch);
+  Session session(plan, scratch.path(), {});
   std::mt19937 random(1);  // the same routes for every way
   fill_activations(s, session, random);
   Times times;
@@ -278,7 +238,7 @@ void print_way(const Shape& s, const Way& way, const Times& t) {
 }
 
 void bench(const Shape& s, const std::string& only, bool compile_only) {
-  const Folder folder;
+  const ScratchPlan scratch;
   fmt::print(
       "tokens {} (kernels for {}), {} of {} experts, choices {}, hidden {}, width {}, {}\n\n",
       s.tokens, s.most(), s.local(), s.experts, s.choices, s.hidden, s.width, s.dtype);
@@ -291,10 +251,10 @@ void bench(const Shape& s, const std::string& only, bool compile_only) {
     for (const Way& way : ways_of(s, *module, sorted)) {
       if (way.row.find(only) == std::string::npos || way.row.ends_with(".simt")) continue;
       if (compile_only) {
-        compile(s, *module, way, folder.path);
+        compile(s, *module, way, scratch);
         fmt::print("{} compiles\n", way.row);
       } else {
-        print_way(s, way, time_way(s, *module, way, folder.path));
+        print_way(s, way, time_way(s, *module, way, scratch));
       }
     }
   }

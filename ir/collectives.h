@@ -10,13 +10,9 @@
 
 namespace shunt {
 
-/// A sum over peer memory (docs/ranks.md) is for at most so many bytes of one rank's copy.
+/// A sum over peer memory (docs/ranks.md) is for at most so many bytes of one rank's copy: its
+/// buffers take several times as much.
 inline constexpr int64_t kMaxPeerBytes = int64_t{4} << 20;
-
-/// ... and taken up to so many. Measured on 4 H200s (docs/performance.md): up to here a sum is quicker
-/// than NCCL's; at 64 KiB and more both kernels were slower, by 10 us and, with Mixtral, by 150 us
-/// and more. Why is not known yet.
-inline constexpr int64_t kQuickPeerBytes = int64_t{32} << 10;
 
 /// True if ranks of a group of this size exchange tokens (dispatch, combine) over peer memory.
 constexpr bool exchanges_over_peers(int64_t ranks, bool peer_memory) {

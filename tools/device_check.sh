@@ -122,7 +122,10 @@ kill_case() {
       >"$OUT/prompts.txt"
     requests=(-f "$OUT/prompts.txt" -n 1)
   else
-    requests=(-p "$(seq -s, 1 1500)" -n 2500)
+    # Some seconds of nothing else: 16 prompts of 100 tokens, 3,900 steps.
+    awk 'BEGIN { for (r = 1; r <= 16; r++) { s = r; for (i = 1; i < 100; i++) s = s "," r + i; print s } }' \
+      >"$OUT/prompts.txt"
+    requests=(-f "$OUT/prompts.txt" -n 3900)
   fi
   ranks "$n" "$SHUNT" run "$KILL_PLAN" --ids "${requests[@]}" --ignore-eos -q
   sleep "$delay"

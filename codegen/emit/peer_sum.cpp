@@ -3,7 +3,6 @@
 // tests/codegen/peer_sum_nvrtc_test.cpp (compiles), tests/codegen/peer_sum_test.cpp (selection,
 // protocol) and tests/kernels/peer_sum_gpu_test.cpp (values, on several GPUs).
 #include <algorithm>
-#include <limits>
 
 #include "codegen/emit/families.h"
 #include "codegen/emit/launch.h"
@@ -34,20 +33,13 @@ bool supports(const Op& op, const Context& context) {
          is_plain_float(op.result()->type.dtype) && bytes_of(op, context) <= kMaxPeerBytes;
 }
 
-double if_quick(double seconds, const Op& op, const Context& context) {
-  return bytes_of(op, context) <= kQuickPeerBytes ? seconds
-                                                  : std::numeric_limits<double>::infinity();
-}
-
 double seconds(const Op& op, const Context& context) {
-  return if_quick(peer_seconds(static_cast<double>(bytes_of(op, context)), ranks_of(op, context),
-                               context.target),
-                  op, context);
+  return peer_seconds(static_cast<double>(bytes_of(op, context)), ranks_of(op, context),
+                      context.target);
 }
 double seconds_sliced(const Op& op, const Context& context) {
-  return if_quick(peer_sliced_seconds(static_cast<double>(bytes_of(op, context)),
-                                      ranks_of(op, context), context.target),
-                  op, context);
+  return peer_sliced_seconds(static_cast<double>(bytes_of(op, context)), ranks_of(op, context),
+                             context.target);
 }
 
 /// Bytes of a buffer for lines of `sources` ranks: line_offset() of kernels/ptx/peer.cuh.

@@ -99,10 +99,16 @@ __device__ __forceinline__ bool peers_are_dead(const PeerGuard* guard) {
   return load_relaxed(&guard->dead) != 0;
 }
 
+/// How often a thread that waits asks for the host's abort word. The word lies across PCIe, where
+/// thousands of reads at once take hundreds of microseconds. A rank so delayed delays its peers,
+/// which ask in their turn: asked for after a tenth of a millisecond, it made all sums that slow.
+inline constexpr uint64 kAskHostNs = 10'000'000;
+
 /// Whether a thread that has waited so long goes on. Not inlined: it is rarely called.
-__device__ __noinline__ bool keeps_waiting(PeerGuard* guard, uint64 waited_ns) {
+__device__ __noinline__ bool keeps_waiting(PeerGuard* guard, uint64 waited_ns, bool ask_host) {
   const bool late = waited_ns > guard->limit_ns;
-  if (!late && load_relaxed(guard->abort) == 0 && load_relaxed(&guard->dead) == 0) return true;
+  const bool aborted = ask_host && load_relaxed(guard->abort) != 0;
+  if (!late && !aborted && load_relaxed(&guard->dead) == 0) return true;
   store_relaxed(&guard->dead, 1);
   if (late) store_relaxed(guard->report, 1);
   return false;
@@ -114,16 +120,17 @@ class PeerPatience {
   __device__ __forceinline__ explicit PeerPatience(PeerGuard* guard) : guard_(guard) {}
   /// After a poll in vain. False: give up.
   __device__ __forceinline__ bool again() {
-    // The abort word lies across PCIe: looked at only once in about a tenth of a millisecond.
     if ((++polls_ & 255u) != 0) return true;
     const uint64 now = nanoseconds();
-    if (start_ == 0) start_ = now;
-    return keeps_waiting(guard_, now - start_);
+    if (start_ == 0) start_ = asked_ = now;
+    const bool ask_host = now - asked_ > kAskHostNs;
+    if (ask_host) asked_ = now;
+    return keeps_waiting(guard_, now - start_, ask_host);
   }
 
  private:
   PeerGuard* guard_;
-  uint64 start_ = 0;
+  uint64 start_ = 0, asked_ = 0;
   uint32 polls_ = 0;
 };
 
