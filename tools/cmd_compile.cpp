@@ -84,7 +84,11 @@ int body(const Flags& flags) {
   if (flags.output.empty() && !flags.dry_run && !explains)
     user_error("compile needs -o PLAN (or --dry-run)");
   if (flags.gpus > 0) {
-    const auto layouts = compare_layouts(o, flags.gpus, flags.compile.mesh, flags.workload);
+    if (!flags.output.empty()) check_plan_destination(flags.output);
+    Progress progress;
+    const auto layouts = compare_layouts(o, flags.gpus, flags.compile.mesh, flags.workload,
+                                         [&](const std::string& line) { progress.show(line); });
+    progress.clear();
     if (flags.explain) fmt::print("{}", layout_table(layouts, flags.workload));
     if (!layouts.front().refused.empty()) user_error("{}", layouts.front().refused);
     o.mesh = layouts.front().mesh;

@@ -84,14 +84,10 @@ double worst_window(const ExpertMap& map, const Judge& judge) {
   return worst;
 }
 
-void print_balance(const PlaceStudy& s, const std::string& measure) {
-  std::vector<Judge> judges = {{s.profile, s.counts}};
+void print_balance(const PlaceStudy& s, const std::vector<Judge>& judges,
+                   const std::string& measure) {
   fmt::print("\nlargest rank load over the mean");
-  if (!measure.empty()) {
-    passes::RoutingProfile measured = load_profile_of(s, measure);
-    judges.push_back({measured, measured.total()});
-    fmt::print("; the last two columns: measured, {}", measure);
-  }
+  if (!measure.empty()) fmt::print("; the last two columns: measured, {}", measure);
   fmt::print("\n{:>14}{:>16}{:>11}{:>7}", "layer", "experts a rank", "redundant", "moved");
   for (size_t i = 0; i < judges.size(); ++i) fmt::print("{:>12}{:>12}", s.before_name(), "planned");
   fmt::print("\n");
@@ -157,20 +153,28 @@ void print_verdict(const PlaceStudy& s, const std::vector<double>& gains) {
   fmt::print("from the current map {} experts move, {}\n", moved, human_bytes(bytes));
 }
 
+void write_map(const ExpertMap& map, const std::string& path) {
+  std::ofstream file(path, std::ios::binary);
+  file << expert_map_to_json(map);
+  file.close();
+  if (!file) user_error("{}: cannot be written", path);
+}
+
 int body(Flags& f) {
   if (std::isnan(f.link_gbps)) user_error("--link-gbps is not a number");
   f.options.link_bytes_per_s = f.link_gbps * 1e9;
   const PlaceStudy study = study_placement(f.options);
+  std::vector<Judge> judges = {{study.profile, study.counts}};
+  if (!f.measure.empty()) {
+    const passes::RoutingProfile measured = load_profile_of(study, f.measure);
+    judges.push_back({measured, measured.total()});
+  }
+  if (!f.output.empty()) write_map(study.planned, f.output);
   print_header(study);
-  print_balance(study, f.measure);
+  print_balance(study, judges, f.measure);
   std::vector<double> gains;
   for (int64_t tokens : f.options.tokens) gains.push_back(print_step(study, tokens));
   print_verdict(study, gains);
-  if (f.output.empty()) return 0;
-  std::ofstream file(f.output, std::ios::binary);
-  file << expert_map_to_json(study.planned);
-  file.close();
-  if (!file) user_error("{}: cannot be written", f.output);
   return 0;
 }
 

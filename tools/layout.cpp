@@ -4,19 +4,22 @@
 #include <algorithm>
 
 #include "ir/error.h"
+#include "passes/place/moe_shapes.h"
 #include "runtime/session.h"
 
 namespace shunt {
 
 namespace {
 
-std::vector<Mesh> meshes_of(int gpus, const Mesh& given) {
+/// `experts`: without any, how they would be spread is no choice.
+std::vector<Mesh> meshes_of(int gpus, const Mesh& given, bool experts) {
   std::vector<Mesh> out;
+  const bool one_way = !experts && given.ep == 0 && given.etp == 0;
   const auto allowed = [](int fixed, int value) { return fixed == 0 || fixed == value; };
   for (int tp = 1; tp <= gpus; ++tp) {
     if (gpus % tp != 0) continue;
     for (int etp = 1; etp <= gpus; ++etp) {
-      if (gpus % etp != 0) continue;
+      if (gpus % etp != 0 || (one_way && etp != tp)) continue;
       const Mesh m{gpus / tp, tp, gpus / etp, etp};
       if (allowed(given.dp, m.dp) && allowed(given.tp, m.tp) && allowed(given.ep, m.ep) &&
           allowed(given.etp, m.etp)) {
@@ -53,12 +56,21 @@ Layout measure(CompileOptions options, const Mesh& mesh, const passes::Workload&
 }  // namespace
 
 std::vector<Layout> compare_layouts(const CompileOptions& options, int gpus, const Mesh& given,
-                                    const passes::Workload& workload) {
-  std::vector<Layout> layouts;
-  for (const Mesh& mesh : meshes_of(gpus, given))
-    layouts.push_back(measure(options, mesh, workload));
-  if (layouts.empty()) {
+                                    const passes::Workload& workload,
+                                    const std::function<void(const std::string&)>& on_progress) {
+  // What is wrong with the model on any mesh is said here, once.
+  const bool experts = !passes::moe_shapes(*import_module(options, false).module).empty();
+  const std::vector<Mesh> meshes = meshes_of(gpus, given, experts);
+  if (meshes.empty()) {
     user_error("no mesh of {} GPUs has the axes given (dp * tp = ep * etp = {})", gpus, gpus);
+  }
+  std::vector<Layout> layouts;
+  for (const Mesh& mesh : meshes) {
+    if (on_progress) {
+      on_progress(
+          fmt::format("layout {} of {}: {}", layouts.size() + 1, meshes.size(), mesh.to_string()));
+    }
+    layouts.push_back(measure(options, mesh, workload));
   }
   std::stable_sort(layouts.begin(), layouts.end(), [](const Layout& a, const Layout& b) {
     if (a.refused.empty() != b.refused.empty()) return a.refused.empty();

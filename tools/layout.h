@@ -19,9 +19,11 @@ struct Layout {
 };
 
 /// All meshes of `gpus` ranks whose axes agree with `given` (0: free), the best first: what fits by
-/// predicted time, then what does not, then what cannot be compiled.
-std::vector<Layout> compare_layouts(const CompileOptions& options, int gpus, const Mesh& given,
-                                    const passes::Workload& workload);
+/// predicted time, then what does not, then what cannot be compiled. `on_progress` is told each
+/// layout in turn. Throws UserError for a model that cannot be imported, and where no mesh agrees.
+std::vector<Layout> compare_layouts(
+    const CompileOptions& options, int gpus, const Mesh& given, const passes::Workload& workload,
+    const std::function<void(const std::string&)>& on_progress = {});
 
 /// A table, one line a layout.
 std::string layout_table(const std::vector<Layout>& layouts, const passes::Workload& workload);

@@ -36,6 +36,23 @@ TEST(LayoutChooser, ListsEveryMeshBestFirst) {
   EXPECT_NE(table.find(layouts[0].mesh.to_string()), std::string::npos);
 }
 
+/// Where there are no experts, spreading them is no choice; a broken model is said once.
+TEST(LayoutChooser, DenseAndBrokenModels) {
+  CompileOptions options;
+  options.model_dir = data("conformance/llama");
+  options.target = "sm_90a";
+  std::vector<std::string> told;
+  const auto layouts = compare_layouts(options, 4, {0, 0, 0, 0}, {8, 256},
+                                       [&](const std::string& line) { told.push_back(line); });
+  EXPECT_EQ(layouts.size(), 3u);
+  EXPECT_EQ(told.size(), 3u);
+  EXPECT_EQ(told.back().substr(0, 13), "layout 3 of 3");
+  for (const Layout& l : layouts) EXPECT_EQ(l.mesh.tp, l.mesh.etp);
+  EXPECT_EQ(compare_layouts(options, 4, {0, 2, 4, 0}, {8, 256})[0].mesh, (Mesh{2, 2, 4, 1}));
+  options.model_dir = data("configs");
+  EXPECT_THROW(compare_layouts(options, 4, {0, 0, 0, 0}, {8, 256}), UserError);
+}
+
 TEST(LayoutChooser, FixedAxesStay) {
   for (const Layout& l : compare_layouts(qwen_on_gpus(), 4, {0, 2, 4, 0}, {8, 256})) {
     EXPECT_EQ(l.mesh, (Mesh{2, 2, 4, 1}));

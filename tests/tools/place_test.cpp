@@ -183,6 +183,10 @@ TEST(Place, CommandWritesTheMapAndSaysWhetherItPays) {
   ran = place({"-o", folder / "no/such/folder.json"});
   EXPECT_EQ(ran.code, 2);
   EXPECT_NE(ran.err.find("cannot be written"), std::string::npos) << ran.err;
+  EXPECT_EQ(ran.out, "");  // no report in front of an error
+  ran = place({"--measure", folder / "none.json"});
+  EXPECT_EQ(ran.code, 2);
+  EXPECT_EQ(ran.out, "");
 }
 
 }  // namespace
