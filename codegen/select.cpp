@@ -23,7 +23,8 @@ std::vector<KernelImpl> all_kernels() {
        {linear_gemv_kernels, linear_routed_kernels, linear_kernels, linear_grouped_kernels,
         norm_kernels, tensor_kernels, rope_kernels, attention_kernels, attention_latent_kernels,
         recurrent_kernels, gate_kernels, route_kernels, sample_kernels, collective_kernels,
-        peer_sum_kernels, dispatch_kernels, dispatch_peer_kernels, cpu_kernels}) {
+        peer_sum_kernels, dispatch_kernels, dispatch_peer_kernels, dispatch_lines_kernels,
+        cpu_kernels}) {
     std::vector<KernelImpl> rows = family();
     std::move(rows.begin(), rows.end(), std::back_inserter(out));
   }

@@ -39,4 +39,14 @@ double all_reduce_seconds(double bytes, int ranks, bool peer_memory, const Targe
       {comm, peer_seconds(bytes, ranks, target), peer_sliced_seconds(bytes, ranks, target)});
 }
 
+double exchange_seconds(int kernels, double bytes, const Target& target) {
+  return kernels * target.launch_seconds + 2 * target.peer_seconds +
+         bytes / target.link_bytes_per_s;
+}
+
+double exchange_lines_seconds(double bytes, const Target& target) {
+  return target.launch_seconds + target.peer_seconds +
+         kLineOverhead * bytes / target.link_bytes_per_s;
+}
+
 }  // namespace shunt

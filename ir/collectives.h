@@ -19,6 +19,12 @@ constexpr bool exchanges_over_peers(int64_t ranks, bool peer_memory) {
   return peer_memory && ranks >= 2 && ranks <= kMaxPeers;
 }
 
+/// A dispatch or combine over peer memory may go by lines where all messages a rank may get have at
+/// most kMaxPeerBytes.
+constexpr bool exchanges_by_lines(double landing_bytes, int64_t row_bytes) {
+  return landing_bytes <= static_cast<double>(kMaxPeerBytes) && row_bytes % 8 == 0;
+}
+
 /// Through the communicator, `bytes` in all over the link in `rounds` (an all-reduce has two).
 double comm_seconds(int rounds, double bytes, int ranks, const Target& target);
 /// Every rank pushes its copy to all.
@@ -27,5 +33,10 @@ double peer_seconds(double bytes, int ranks, const Target& target);
 double peer_sliced_seconds(double bytes, int ranks, const Target& target);
 /// The quickest of them that is taken.
 double all_reduce_seconds(double bytes, int ranks, bool peer_memory, const Target& target);
+
+/// One dispatch or combine of `bytes` over the busiest link, pushed with flags by so many kernels.
+double exchange_seconds(int kernels, double bytes, const Target& target);
+/// ... and by lines: one kernel, one trip, twice the bytes.
+double exchange_lines_seconds(double bytes, const Target& target);
 
 }  // namespace shunt

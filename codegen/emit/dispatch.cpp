@@ -5,6 +5,7 @@
 #include "codegen/emit/cpu.h"
 #include "codegen/emit/dispatch_shared.h"
 #include "codegen/emit/families.h"
+#include "ir/collectives.h"
 
 namespace shunt::codegen {
 
@@ -19,9 +20,12 @@ bool supports_alltoall(const Op& op, const Context& context) {
   return context.target.is_cpu() ? cpu_types(op, context) : has_plain_types(op);
 }
 
-/// One exchange through NCCL; parts are moved whole.
+/// One exchange through the communicator, which moves parts whole, and kernels beside it.
 double alltoall_seconds(const Op& op, const Context& context) {
-  return context.target.collective_seconds + roofline_seconds(op, context, false);
+  const int kernels = op.kind == OpKind::dispatch ? 3 : 1;
+  return roofline_seconds(op, context, false) + kernels * context.target.launch_seconds +
+         comm_seconds(1, static_cast<double>(landing_bytes(op, context)),
+                      static_cast<int>(exchange_ranks(op)), context.target);
 }
 
 Collective exchange(MeshAxis over, const Arg& from, const Arg& to, const Dim& count, DType dtype) {

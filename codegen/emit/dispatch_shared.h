@@ -21,6 +21,18 @@ struct Message {
   }
 };
 
+inline int64_t exchange_ranks(const ir::Op& op) {
+  return op.kind == ir::OpKind::combine ? op.as<ir::ReduceAttrs>().ranks
+                                        : op.as<ir::DispatchAttrs>().ranks;
+}
+
+/// Bytes of all messages (of a dispatch) or rows (of a combine) that a rank may get.
+inline int64_t landing_bytes(const ir::Op& op, const Context& context) {
+  if (op.kind == ir::OpKind::combine) return context.bound(op.operand(0)->type.bytes());
+  return context.bound(op.operand(0)->type.shape[0]) * op.as<ir::DispatchAttrs>().ranks *
+         Message(op).row;
+}
+
 /// Member p of this rank's group along an axis is rank base + p * stride.
 struct Members {
   std::vector<int64_t> base;  // by rank

@@ -20,10 +20,11 @@ std::vector<KernelImpl> attention_latent_kernels();  // emit/attention_latent.cp
 std::vector<KernelImpl> recurrent_kernels();         // emit/recurrent.cpp
 std::vector<KernelImpl> gate_kernels();              // emit/gate.cpp
 std::vector<KernelImpl> route_kernels();             // emit/route.cpp
-std::vector<KernelImpl> collective_kernels();
-std::vector<KernelImpl> peer_sum_kernels();        // emit/collective.cpp
+std::vector<KernelImpl> collective_kernels();        // emit/collective.cpp
+std::vector<KernelImpl> peer_sum_kernels();          // emit/peer_sum.cpp
 std::vector<KernelImpl> dispatch_kernels();          // emit/dispatch.cpp
 std::vector<KernelImpl> dispatch_peer_kernels();     // emit/dispatch_peer.cpp
+std::vector<KernelImpl> dispatch_lines_kernels();    // emit/dispatch_lines.cpp
 std::vector<KernelImpl> sample_kernels();            // emit/sample.cpp
 std::vector<KernelImpl> cpu_kernels();               // emit/cpu.cpp
 

@@ -3,23 +3,18 @@
 // the link. Sums are in float32, in the order of the ranks, rounded once: the same bits on all
 // ranks. Grids are any size up to kPeerEpochs blocks, all of which must be resident together.
 //
-// peer_sum: every rank pushes its x to all others, and sums what comes. (n - 1) sizes over the link.
-// peer_sum_sliced: every rank sums its slice of the lines, and pushes the result to all others.
-// Two trips, 2 (n - 1) / n sizes.
+// peer_sum: every rank pushes its x to all others, and sums what comes. (n - 1) sizes over the
+// link. peer_sum_sliced: every rank sums its slice of the lines, and pushes the result to all
+// others. Two trips, 2 (n - 1) / n sizes.
 //
 // Config: X (float, f16, bf16), kRanks (2 to kMaxPeers), kThreads.
 #pragma once
 
-#include "common/common.cuh"
-#include "ptx/peer.cuh"
+#include "peer_lines.cuh"
 
 namespace shunt {
 
 namespace detail {
-
-/// Elements in a line.
-template <class X>
-inline constexpr int kLineElements = 8 / static_cast<int>(sizeof(X));
 
 /// The `line`-th 8 bytes of x[count]; what lies behind its end is not read.
 template <class X>
@@ -80,18 +75,6 @@ __device__ __forceinline__ bool await_lines(const uint8* landing, int64 line, in
   }
 }
 
-/// Clears a line of every source of this epoch's half unless peers push to it (line_to_clear).
-template <class Used>
-__device__ __forceinline__ void clear_stale(const PeerTable* table, int sources, uint32 epoch,
-                                            Used used) {
-  if (peer_block() != 0 || static_cast<int>(threadIdx.x) >= sources) return;
-  const int64 line = line_to_clear(table->bytes, sources, epoch);
-  if (line < 0 || used(line)) return;
-  uint8* landing = table->at[table->position];
-  const int64 at = line_offset(line, static_cast<int>(threadIdx.x), sources, epoch);
-  *reinterpret_cast<uint4*>(landing + at) = make_uint4(0, 0, 0, 0);
-}
-
 }  // namespace detail
 
 /// out[count] = the sum over ranks of x[count]; in place if they are the same. `landing`: a buffer
@@ -102,7 +85,7 @@ __device__ __forceinline__ void peer_sum(const typename Config::X* x, typename C
                                          int64 count, const PeerTable* landing, uint32* epochs) {
   using X = typename Config::X;
   constexpr int kRanks = Config::kRanks;
-  const int64 lines = (count + detail::kLineElements<X> - 1) / detail::kLineElements<X>;
+  const int64 lines = (count + kLineElements<X> - 1) / kLineElements<X>;
   const int64 first = static_cast<int64>(blockIdx.x) * Config::kThreads + threadIdx.x;
   const int64 stride = static_cast<int64>(gridDim.x) * Config::kThreads;
   PeerGuard* guard = landing->guard;
@@ -133,7 +116,7 @@ __device__ __forceinline__ void peer_sum(const typename Config::X* x, typename C
     if (!detail::await_lines(own, line, me, epoch, all, patience)) break;
     detail::store_line(out, line, count, detail::sum_lines<X>(all));
   }
-  detail::clear_stale(landing, kRanks, epoch, [&](int64 line) { return line < lines; });
+  clear_stale(landing, kRanks, epoch, [&](int64 line, int) { return line < lines; });
   end_epoch(epochs, epoch);
 }
 
@@ -146,7 +129,7 @@ __device__ __forceinline__ void peer_sum_sliced(const typename Config::X* x,
                                                 uint32* epochs) {
   using X = typename Config::X;
   constexpr int kRanks = Config::kRanks;
-  const int64 lines = (count + detail::kLineElements<X> - 1) / detail::kLineElements<X>;
+  const int64 lines = (count + kLineElements<X> - 1) / kLineElements<X>;
   const int64 slice = slice_lines(lines, kRanks);
   const auto length = [&](int owner) { return slice_length(lines, slice, owner); };
   const int64 first = static_cast<int64>(blockIdx.x) * Config::kThreads + threadIdx.x;
@@ -166,7 +149,7 @@ __device__ __forceinline__ void peer_sum_sliced(const typename Config::X* x,
   if (count == 0) return;
   const uint32 epoch = begin_epoch(epochs);
   if (peers_are_dead(guard)) return;
-  // Every line to the rank that sums it.
+    // Every line to the rank that sums it.
 #pragma unroll
   for (int r = 0; r < kRanks; ++r) {
     if (r == me) continue;
@@ -200,16 +183,12 @@ __device__ __forceinline__ void peer_sum_sliced(const typename Config::X* x,
     for (int64 i = first; alive && i < length(r); i += stride) {
       const int64 line = r * slice + i;
       uint2 sum;
-      while (!poll_line(own_sums + line_offset(line, 0, 1, epoch), epoch, sum)) {
-        alive = patience.again();
-        if (!alive) break;
-      }
+      alive = await_line(own_sums + line_offset(line, 0, 1, epoch), epoch, sum, patience);
       if (alive) detail::store_line(out, line, count, sum);
     }
   }
-  detail::clear_stale(parts, kRanks, epoch, [&](int64 line) { return line < length(me); });
-  detail::clear_stale(sums, 1, epoch,
-                      [&](int64 line) { return line < lines && line / slice != me; });
+  clear_stale(parts, kRanks, epoch, [&](int64 line, int) { return line < length(me); });
+  clear_stale(sums, 1, epoch, [&](int64 line, int) { return line < lines && line / slice != me; });
   end_epoch(epochs, epoch);
 }
 

@@ -52,8 +52,9 @@ Value* Placer::gathered(Value* value) {
 
 /// Which rank and slot each expert's routes go to, as a parameter.
 Value* Placer::expert_table(const Op& op, const Value& ids, int64_t experts) {
-  ir::Graph& load = *module_.find_graph("load");
-  ir::GraphBuilder builder(load);
+  ir::Graph* load = module_.find_graph("load");
+  if (load == nullptr) load = &module_.add_graph("load");
+  ir::GraphBuilder builder(*load);
   builder.set_loc(op.loc);
   Value* values =
       builder.value(OpKind::constant, {}, ir::ConstantAttrs{experts_of(op, experts).table});

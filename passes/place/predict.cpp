@@ -60,10 +60,10 @@ class Predictor {
   /// With few tokens, half of what a kernel costs beyond its bytes is there whatever it does; the
   /// other half is the ramp-up and tail of a stream, which a short one does not get to, as kernels
   /// for few rows ask for their weights before their predecessor has ended.
-  double kernel(double bytes, double flops, double rate) const {
+  double kernel(double bytes, double flops, double rate, bool streams = true) const {
     const double work = std::max(bytes / target_.memory_bytes_per_s, flops / rate);
     const double half = target_.kernel_seconds / 2;
-    return half + (few_tokens_ ? std::min(half, work) : half) + work;
+    return half + (few_tokens_ || !streams ? std::min(half, work) : half) + work;
   }
 
   void add(const Op& op) {
@@ -96,22 +96,24 @@ class Predictor {
     } else if (op.kind == OpKind::linear || op.kind == OpKind::norm_gate) {
       out_.dense += kernel(bytes, flops, target_.matmul_flops_per_s);
     } else {
-      out_.other += kernel(bytes, flops, target_.vector_flops_per_s);
+      out_.other += kernel(bytes, flops, target_.vector_flops_per_s, false);
     }
   }
 
-  /// Over peer memory only rows that are wanted cross the link; an exchange is two kernels and a
-  /// trip, and for a dispatch the kernel before that finds each row's place.
+  /// Over peer memory only rows that are wanted cross the link.
   void add_exchange(const Op& op) {
-    const Op& dispatch = op.kind == OpKind::dispatch ? op : *op.operand(1)->def;
-    const auto& a = dispatch.as<ir::DispatchAttrs>();
+    const bool is_dispatch = op.kind == OpKind::dispatch;
+    const Op& dispatch = is_dispatch ? op : *op.operand(1)->def;
+    const auto ranks = static_cast<double>(dispatch.as<ir::DispatchAttrs>().ranks);
     const double choices = static_cast<double>(dispatch.operand(1)->type.last().constant());
     const double goes = 1 - std::pow(1 - 1.0 / module_.mesh.ep, choices);
     const double all = static_cast<double>(dispatch.result(0)->type.bytes().evaluate(at_));
-    const double ranks = static_cast<double>(a.ranks);
-    const int kernels = op.kind == OpKind::dispatch ? 3 : 2;
-    out_.communication += kernels * target_.launch_seconds + target_.peer_seconds +
-                          all * (ranks - 1) / ranks * goes / target_.link_bytes_per_s;
+    const double link = all * (ranks - 1) / ranks * goes;
+    const Type& row = dispatch.operand(0)->type;
+    double seconds = exchange_seconds(is_dispatch ? 3 : 2, link, target_);
+    if (exchanges_by_lines(all, row.last().constant() * dtype_bytes(row.dtype)))
+      seconds = std::min(seconds, exchange_lines_seconds(link, target_));
+    out_.communication += seconds;
   }
 
   /// Weights of the experts that this step takes on the fullest rank.

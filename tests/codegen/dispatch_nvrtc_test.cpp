@@ -25,6 +25,14 @@ TEST(DispatchNvrtc, OverPeerMemory) {
   expect_rows_compile(dispatch_peer_kernels(), kModule, {"dispatch.peer", "combine.peer"});
 }
 
+/// The odd width is of 33 elements of 4 bytes, which no lines of 8 make up.
+TEST(DispatchNvrtc, InLines) {
+  std::string even = kModule;
+  for (size_t at; (at = even.find(", 33]")) != std::string::npos;) even.replace(at, 5, ", 34]");
+  expect_rows_compile(dispatch_lines_kernels(), even.c_str(),
+                      {"dispatch.peer_lines", "combine.peer_lines"});
+}
+
 /// Two dispatches before the first one's combine would write where a slow rank still reads.
 TEST(DispatchNvrtc, PeerMemoryNeedsPairs) {
   const CompiledRows rows = compile_rows(dispatch_peer_kernels(), R"mir(module @t stage(placed)

@@ -59,14 +59,14 @@ std::string rows_of(const Plan& plan) {
   return rows;
 }
 
-TEST(PeerSum, SmallSumsOnly) {
+TEST(PeerSum, ByTheirSize) {
   EXPECT_EQ(rows_of(plan_of({})), "all_reduce.peer all_reduce.peer all_reduce.comm");
   EXPECT_EQ(rows_of(plan_of({.peer_memory = false})),
             "all_reduce.comm all_reduce.comm all_reduce.comm");
   EXPECT_EQ(rows_of(plan_of({.mesh = "dp 1 tp 8 ep 1 etp 8",
                              .op = "all_reduce %x {over = tp, ranks = 8} : f32[T, 8192]",
                              .type = "f32[T, 8192]"})),
-            "all_reduce.peer all_reduce.comm all_reduce.comm");
+            "all_reduce.peer all_reduce.peer_sliced all_reduce.comm");
 }
 
 TEST(PeerSum, AxesThatAreTooLong) {

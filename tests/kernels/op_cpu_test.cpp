@@ -68,9 +68,10 @@ TEST(OpCases, TakeEveryRow) {
       if (row.name.ends_with(".cpu") == cpu) missing.emplace(row.name);
     }
     missing.erase("transpose.cpu");  // @load: a file read
-    for (const char* collective : {"all_reduce.comm", "all_gather.comm", "reduce_scatter.comm",
-                                   "dispatch.alltoall", "combine.alltoall", "dispatch.peer",
-                                   "combine.peer", "all_reduce.peer", "all_reduce.peer_sliced"})
+    for (const char* collective :
+         {"all_reduce.comm", "all_gather.comm", "reduce_scatter.comm", "dispatch.alltoall",
+          "combine.alltoall", "dispatch.peer", "combine.peer", "dispatch.peer_lines",
+          "combine.peer_lines", "all_reduce.peer", "all_reduce.peer_sliced"})
       missing.erase(collective);
     for (const OpCase& c : op_cases()) {
       if (cpu && !c.cpu) continue;

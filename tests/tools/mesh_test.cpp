@@ -228,7 +228,8 @@ TEST(MoeComm, DispatchesOverPeerMemory) {
     return names;
   };
   const auto peers = rows("auto", "auto"), messages = rows("alltoall", "off");
-  EXPECT_TRUE(peers.contains("dispatch.peer") && peers.contains("combine.peer"));
+  EXPECT_TRUE(peers.contains("dispatch.peer_lines") && peers.contains("combine.peer_lines"));
+  EXPECT_FALSE(peers.contains("dispatch.alltoall") || peers.contains("combine.alltoall"));
   EXPECT_TRUE(messages.contains("dispatch.alltoall") && messages.contains("combine.alltoall"));
   EXPECT_TRUE(rows("auto", "off").contains("reduce_scatter.comm"));
   EXPECT_TRUE(rows("allgather", "on").contains("reduce_scatter.comm"));
