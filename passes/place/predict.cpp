@@ -33,6 +33,8 @@ const ir::Graph& decode_graph(const ir::Module& module, int64_t sequences) {
 /// Of the target's bandwidth, what experts are read with (bench/expert_bench.cpp: 86 % to 92 %).
 constexpr double kExpertRate = 0.88;
 constexpr int64_t kFewTokens = 4;
+constexpr int64_t kManyRows = 32;
+constexpr double kAttentionKernels = 2;  // beside its own, in what they cost beyond their bytes
 
 MeshAxis group_of(const Op& collective) {
   if (const auto* a = std::get_if<ir::GatherAttrs>(&collective.attrs)) return a->over;
@@ -60,10 +62,21 @@ class Predictor {
   /// With few tokens, half of what a kernel costs beyond its bytes is there whatever it does; the
   /// other half is the ramp-up and tail of a stream, which a short one does not get to, as kernels
   /// for few rows ask for their weights before their predecessor has ended.
-  double kernel(double bytes, double flops, double rate, bool streams = true) const {
+  double kernel(double bytes, double flops, double rate) const {
     const double work = std::max(bytes / target_.memory_bytes_per_s, flops / rate);
     const double half = target_.kernel_seconds / 2;
-    return half + (few_tokens_ || !streams ? std::min(half, work) : half) + work;
+    return half + (few_tokens_ ? std::min(half, work) : half) + work;
+  }
+  /// Of a kernel that works on rows of activations: up to 32 of them fill ever more of the GPU.
+  double row_kernel(double bytes, double flops) const {
+    const double rows = static_cast<double>(std::min(sequences_, kManyRows)) / kManyRows;
+    return target_.launch_seconds + rows * (target_.kernel_seconds - target_.launch_seconds) +
+           std::max(bytes / target_.memory_bytes_per_s, flops / target_.vector_flops_per_s);
+  }
+  /// Of attention: a sequence is cut into parts, whose results are merged.
+  double attention_kernel(double bytes) const {
+    const double fixed = few_tokens_ ? 0 : kAttentionKernels * target_.kernel_seconds;
+    return fixed + kernel(bytes, 0, 1);
   }
 
   void add(const Op& op) {
@@ -92,11 +105,11 @@ class Predictor {
         if (op.operand(i) != nullptr)
           row += static_cast<double>(op.operand(i)->type.bytes().constant());
       }
-      out_.attention += kernel(static_cast<double>(sequences_ * context_) * row, 0, 1);
+      out_.attention += attention_kernel(static_cast<double>(sequences_ * context_) * row);
     } else if (op.kind == OpKind::linear || op.kind == OpKind::norm_gate) {
       out_.dense += kernel(bytes, flops, target_.matmul_flops_per_s);
     } else {
-      out_.other += kernel(bytes, flops, target_.vector_flops_per_s, false);
+      out_.other += row_kernel(bytes, flops);
     }
   }
 
