@@ -165,42 +165,82 @@ double seconds_norm_gate(const ir::Op& op, const Context& context) {
   return roofline_seconds(op, context, false, 0.6, 0.2);
 }
 
-void emit_norm_gate(const ir::Op& op, StepBuilder& steps) {
+/// Template and other arguments of both kernels of norm_gate, up to what each is cut by. `tiles` of
+/// tokens have a counter each.
+void add_norm_gate(LaunchBuilder& launch, const ir::Op& op, int64_t tiles, StepBuilder& steps) {
   const auto& a = op.as<ir::NormGateAttrs>();
   const ir::Value *x = op.operand(0), *y = op.operand(1), *weight = op.operand(2),
                   *router = op.operand(3);
   const ir::Value *router_bias = op.operand(4), *selection_bias = op.operand(5),
                   *forced = op.operand(6);
-  const GateCut cut(op, steps.context());
   const int64_t cols = x->type.last().constant(), experts = router->type.shape[0].constant();
-  LaunchBuilder launch(steps, "norm_gate", "gate.cuh", "norm_gate");
   add_gate_config(launch, a, experts, selection_bias, forced, true);
-  launch.type("X", x->type.dtype)
-      .type("Y", y ? y->type.dtype : DType::f32)
-      .type("W", weight->type.dtype);
-  launch.type("Router", router->type.dtype);
+  launch.type("X", x->type.dtype).type("Y", y ? y->type.dtype : DType::f32);
+  launch.type("W", weight->type.dtype).type("Router", router->type.dtype);
   launch.type("RouterBias", router_bias ? router_bias->type.dtype : DType::f32);
-  launch.number("kCols", cols).number("kVec", vector_width(cols)).number("kThreads", cut.threads);
-  launch.number("kTokens", cut.tokens)
-      .number("kWarpRows", cut.warp_rows)
-      .boolean("kHold", cut.hold);
+  launch.number("kCols", cols).number("kVec", vector_width(cols));
   launch.boolean("kHasY", y != nullptr).boolean("kHasRouterBias", router_bias != nullptr);
   launch.boolean("kPlusOne", a.plus_one).real("kEps", a.eps);
-  const int64_t tiles = ceil_div(steps.context().bound(x->type.shape[0]), cut.tokens);
   launch.number("kMaxCounters",
                 round_up(std::max<int64_t>(tiles, 1), 1024));  // one kernel for more buckets
-  launch.in("x", x)
-      .in("y", y)
-      .in("weight", weight)
-      .in("router", router)
-      .in("router_bias", router_bias);
-  forced_ids(launch.in("selection_bias", selection_bias), forced);
+  launch.in("x", x).in("y", y).in("weight", weight).in("router", router);
+  launch.in("router_bias", router_bias).in("selection_bias", selection_bias);
+  forced_ids(launch, forced);
   launch.out("sum", op.result(0)).out("normed", op.result(1)).out("logits", op.result(2));
   launch.out("w", op.result(3)).out("ids", op.result(4));
-  route_counts(launch, steps, experts, true).i32("chunk_rows", cut.chunk_rows);
-  launch.size("T", x->type.shape[0]);
-  launch.launch({DimExpr::ceildiv(x->type.shape[0], cut.tokens), DimExpr(cut.chunks), DimExpr(1)},
+  route_counts(launch, steps, experts, true);
+}
+
+void emit_norm_gate(const ir::Op& op, StepBuilder& steps) {
+  const Dim& tokens = op.operand(0)->type.shape[0];
+  const GateCut cut(op, steps.context());
+  LaunchBuilder launch(steps, "norm_gate", "gate.cuh", "norm_gate");
+  launch.number("kThreads", cut.threads).number("kTokens", cut.tokens);
+  launch.number("kWarpRows", cut.warp_rows).boolean("kHold", cut.hold);
+  add_norm_gate(launch, op, ceil_div(steps.context().bound(tokens), cut.tokens), steps);
+  launch.i32("chunk_rows", cut.chunk_rows).size("T", tokens);
+  launch.launch({DimExpr::ceildiv(tokens, cut.tokens), DimExpr(cut.chunks), DimExpr(1)},
                 cut.threads, cut.smem);
+}
+
+// ---- norm_gate of few tokens ----
+
+constexpr int64_t kFewTokens = 128;  // beyond, reading them once for every few experts costs more
+constexpr int64_t kFewRows = 4;      // router rows of a block
+
+bool supports_few(const ir::Op& op, const Context& context) {
+  if (!is_cuda(context) || !has_plain_types(op)) return false;
+  const Type& router = op.operand(3)->type;
+  return router.shape[0].constant() <= kMaxExperts && op.as<ir::NormGateAttrs>().k <= kMaxTop &&
+         vector_width(router.shape[1].constant()) >= 4 &&
+         context.bound(op.operand(0)->type.shape[0]) <= kFewTokens;
+}
+
+double seconds_few(const ir::Op& op, const Context& context) {
+  return roofline_seconds(op, context, false, 0.8, 0.3);  // before norm_gate.tile
+}
+
+void emit_few(const ir::Op& op, StepBuilder& steps) {
+  constexpr int64_t kMostThreads = 384;  // with up to 168 registers each
+  const Type& router = op.operand(3)->type;
+  const Dim& tokens = op.operand(0)->type.shape[0];
+  const int64_t experts = router.shape[0].constant(), cols = router.shape[1].constant();
+  const int64_t bound = std::max<int64_t>(1, steps.context().bound(tokens));
+  const int64_t vec = vector_width(cols), vectors = cols / vec;
+  const int64_t passes = ceil_div(vectors, kMostThreads);
+  const int64_t threads = round_up(ceil_div(vectors, passes), 32);
+  int64_t tile = 1;
+  while (tile < 8 && tile < bound) tile *= 2;
+  const int64_t held_bytes =
+      passes * vec *
+      (kFewRows * dtype_bytes(router.dtype) + dtype_bytes(op.operand(2)->type.dtype));
+  LaunchBuilder launch(steps, "norm_gate_few", "gate_few.cuh", "norm_gate_few");
+  launch.number("kThreads", threads).number("kTokens", tile).number("kRows", kFewRows);
+  launch.boolean("kHold", held_bytes <= (tile <= 2 ? 160 : 80));  // in registers
+  add_norm_gate(launch, op, ceil_div(bound, tile), steps);
+  launch.size("T", tokens);
+  launch.launch({DimExpr::ceildiv(tokens, tile), DimExpr(ceil_div(experts, kFewRows)), DimExpr(1)},
+                threads);
 }
 
 }  // namespace
@@ -210,6 +250,7 @@ std::vector<KernelImpl> gate_kernels() {
   return {
       {"topk_gate.warp", OpKind::topk_gate, supports_topk_gate, seconds_topk_gate, emit_topk_gate},
       {"norm_gate.tile", OpKind::norm_gate, supports_norm_gate, seconds_norm_gate, emit_norm_gate},
+      {"norm_gate.few", OpKind::norm_gate, supports_few, seconds_few, emit_few},
   };
 }
 
