@@ -1,4 +1,4 @@
-// How long a sum over ranks takes, by what carries it: what the choice of a kernel and the
+// How long a sum over ranks, or a dispatch of tokens to them, takes, by what carries it: what the choice of a kernel and the
 // prediction of a layout share. From a target's figures; measured ones stand in
 // docs/performance.md.
 #pragma once
@@ -34,6 +34,8 @@ double peer_sliced_seconds(double bytes, int ranks, const Target& target);
 /// The quickest of them that is taken.
 double all_reduce_seconds(double bytes, int ranks, bool peer_memory, const Target& target);
 
+/// Kernels of a dispatch and of a combine with flags.
+inline constexpr int kDispatchKernels = 3, kCombineKernels = 2;
 /// One dispatch or combine of `bytes` over the busiest link, pushed with flags by so many kernels.
 double exchange_seconds(int kernels, double bytes, const Target& target);
 /// ... and by lines: one kernel, one trip, twice the bytes.

@@ -35,11 +35,11 @@ std::filesystem::path plan_for(const Flags& f) {
   return flags.plan_directory();
 }
 
-void print_header() {
+void print_header(const Plan& plan) {
   fmt::print(
       "| model | target | batch | prompt | prefill tok/s | of roofline | decode tok/s | ms/step | "
-      "GB/s | TFLOP/s "
-      "| experts/layer | of roofline |\n");
+      "GB/s{0} | TFLOP/s{0} | experts/layer | of roofline |\n",
+      plan.mesh.size() > 1 ? " a rank" : "");
   fmt::print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
 }
 
@@ -132,7 +132,7 @@ int body(const Flags& f) {
       };
       const BenchResult r = run_bench(session, {p, f.decode, b}, bench);
       progress.clear();
-      if (std::exchange(header, false)) print_header();
+      if (std::exchange(header, false)) print_header(plan);
       if (f.output == "md") print_row(plan, r);
       out["cases"].push_back(to_json(r));
       if (f.profile) print_profile(session, b);

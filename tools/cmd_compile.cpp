@@ -89,7 +89,9 @@ int body(const Flags& flags) {
     const auto layouts = compare_layouts(o, flags.gpus, flags.compile.mesh, flags.workload,
                                          [&](const std::string& line) { progress.show(line); });
     progress.clear();
-    if (flags.explain) fmt::print("{}", layout_table(layouts, flags.workload));
+    o.on_warning = {};  // they were said
+    if (flags.explain)
+      fmt::print(flags.json ? stderr : stdout, "{}", layout_table(layouts, flags.workload));
     if (!layouts.front().refused.empty()) user_error("{}", layouts.front().refused);
     o.mesh = layouts.front().mesh;
     fmt::print(stderr, "layout for {} GPUs: {}\n", flags.gpus, o.mesh.to_string());

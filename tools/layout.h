@@ -2,6 +2,7 @@
 // predicted, the quickest that fits taken.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 

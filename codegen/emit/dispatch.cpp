@@ -3,7 +3,7 @@
 // not know how many there are. Entry point dispatch_kernels(); tested by
 // tests/codegen/dispatch_nvrtc_test.cpp (compiles) and every test that runs several ranks.
 #include "codegen/emit/cpu.h"
-#include "codegen/emit/dispatch_shared.h"
+#include "codegen/emit/dispatch_peers.h"
 #include "codegen/emit/families.h"
 #include "ir/collectives.h"
 
@@ -16,8 +16,11 @@ using ir::OpKind;
 
 constexpr const char* kHeader = "dispatch.cuh";
 
+/// Not beside peer memory: a combine over it reads the counts that a dispatch over it leaves.
 bool supports_alltoall(const Op& op, const Context& context) {
-  return context.target.is_cpu() ? cpu_types(op, context) : has_plain_types(op);
+  if (context.target.is_cpu()) return cpu_types(op, context);
+  return has_plain_types(op) && !(op.kind == OpKind::dispatch ? dispatches_over_peers(op, context)
+                                                              : combines_over_peers(op, context));
 }
 
 /// One exchange through the communicator, which moves parts whole, and kernels beside it.

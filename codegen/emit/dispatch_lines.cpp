@@ -5,6 +5,7 @@
 
 #include "codegen/emit/dispatch_peers.h"
 #include "codegen/emit/families.h"
+#include "codegen/emit/peer_lines.h"
 
 namespace shunt::codegen {
 
@@ -14,9 +15,7 @@ using ir::Op;
 using ir::OpKind;
 
 constexpr const char* kHeader = "dispatch_lines.cuh";
-constexpr int64_t kMaxTokens = 1024;  // of a rank: each has a word in a block's shared memory
-constexpr int64_t kBlocks = 128;      // at most: all are resident at once on any target
-constexpr int64_t kLineData = 8;      // bytes of data in a line of 16
+constexpr int64_t kMaxTokens = 256;  // of a rank: every block looks at the routes of all of them
 
 bool fits_lines(const Op& op, const Context& context) {
   const Type& rows = op.operand(0)->type;
@@ -42,18 +41,14 @@ int64_t lines_of_row(const Type& rows) {
   return rows.last().constant() * dtype_bytes(rows.dtype) / kLineData;
 }
 
-/// Bytes of a buffer for `lines` of each rank: line_offset() of kernels/common/peer_layout.cuh.
-int64_t bytes_of(int64_t lines, int64_t ranks) {
-  return round_up(lines, 32) * ranks * 2 * (2 * kLineData);
-}
-
 PeerLane lane_of(const Op& op, MeshAxis over, int64_t tokens, int64_t lines, int64_t ranks,
                  StepBuilder& steps) {
   const std::string name = std::string(op.info().name) + "_lines";
-  return PeerLane(name, over, bytes_of(tokens * lines, ranks), bytes_of(1, ranks), steps);
+  return PeerLane(name, over, line_buffer_bytes(tokens * lines, ranks), line_buffer_bytes(1, ranks),
+                  steps);
 }
 
-DimExpr blocks(const Dim& items) { return DimExpr::min(DimExpr(items), DimExpr(kBlocks)); }
+DimExpr blocks(const Dim& items) { return DimExpr::min(DimExpr(items), DimExpr(kLineBlocks)); }
 
 void emit_dispatch(const Op& op, StepBuilder& steps) {
   const auto& a = op.as<ir::DispatchAttrs>();

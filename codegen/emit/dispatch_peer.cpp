@@ -16,8 +16,6 @@ using ir::OpKind;
 constexpr const char* kHeader = "dispatch_peer.cuh";
 constexpr int64_t kMailBytes = 16;  // PeerMail
 
-constexpr int kDispatchKernels = 3, kCombineKernels = 2;
-
 double dispatch_seconds(const Op& op, const Context& context) {
   return roofline_seconds(op, context, false) +
          exchange_seconds(kDispatchKernels, link_bytes(op, context), context.target);

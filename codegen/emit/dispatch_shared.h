@@ -46,7 +46,7 @@ struct Members {
   }
 };
 
-/// A kernel of dispatch.cuh or dispatch_peer.cuh over rows of this type.
+/// A kernel of dispatch*.cuh over rows of this type.
 inline LaunchBuilder dispatch_launch(StepBuilder& steps, const char* header, const char* name,
                                      const Type& rows, int64_t ranks) {
   LaunchBuilder launch(steps, name, header, name);

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "codegen/emit/families.h"
-#include "codegen/emit/launch.h"
+#include "codegen/emit/peer_lines.h"
 #include "ir/collectives.h"
 #include "runtime/plan/peer_table.h"
 
@@ -17,8 +17,6 @@ using ir::Op;
 using ir::OpKind;
 
 constexpr int64_t kThreads = 256;
-constexpr int64_t kBlocks = 128;  // at most: all are resident at once on any target
-constexpr int64_t kLineData = 8;  // bytes of data in a line of 16
 
 int ranks_of(const Op& op, const Context& context) {
   return context.module.mesh.size(op.as<ir::ReduceAttrs>().over);
@@ -40,11 +38,6 @@ double seconds(const Op& op, const Context& context) {
 double seconds_sliced(const Op& op, const Context& context) {
   return peer_sliced_seconds(static_cast<double>(bytes_of(op, context)), ranks_of(op, context),
                              context.target);
-}
-
-/// Bytes of a buffer for lines of `sources` ranks: line_offset() of kernels/ptx/peer.cuh.
-int64_t landing_bytes(int64_t lines, int64_t sources) {
-  return round_up(lines, 32) * sources * 2 * (2 * kLineData);
 }
 
 struct Landing {
@@ -71,7 +64,7 @@ void emit(const Op& op, const std::string& kernel, int64_t share, int64_t of,
   launch.parameter("shunt::uint32* epochs",
                    buffer("epochs", kPeerEpochCounters * static_cast<int64_t>(sizeof(uint32_t))));
   // No tokens, no blocks: such a launch is left out, on all ranks.
-  const int64_t passes = std::max<int64_t>(1, ceil_div(share, kThreads * kBlocks));
+  const int64_t passes = std::max<int64_t>(1, ceil_div(share, kThreads * kLineBlocks));
   const int64_t block = kThreads * passes * of * (kLineData / dtype_bytes(x.dtype));
   launch.launch(DimExpr::ceildiv(DimExpr(x.elements()), block), kThreads);
 }
@@ -79,7 +72,7 @@ void emit(const Op& op, const std::string& kernel, int64_t share, int64_t of,
 void emit_peer(const Op& op, StepBuilder& steps) {
   const int64_t lines = ceil_div(bytes_of(op, steps.context()), kLineData);
   const int64_t ranks = ranks_of(op, steps.context());
-  emit(op, "peer_sum", lines, 1, {{"landing", landing_bytes(lines, ranks)}}, steps);
+  emit(op, "peer_sum", lines, 1, {{"landing", line_buffer_bytes(lines, ranks)}}, steps);
 }
 
 void emit_sliced(const Op& op, StepBuilder& steps) {
@@ -87,7 +80,8 @@ void emit_sliced(const Op& op, StepBuilder& steps) {
   const int64_t ranks = ranks_of(op, steps.context());
   const int64_t slice = round_up(ceil_div(lines, ranks), 32);
   emit(op, "peer_sum_sliced", slice, ranks,
-       {{"parts", landing_bytes(slice, ranks)}, {"sums", landing_bytes(ranks * slice, 1)}}, steps);
+       {{"parts", line_buffer_bytes(slice, ranks)}, {"sums", line_buffer_bytes(ranks * slice, 1)}},
+       steps);
 }
 
 }  // namespace

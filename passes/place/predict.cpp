@@ -26,13 +26,14 @@ const ir::Graph& decode_graph(const ir::Module& module, int64_t sequences) {
     if (best == nullptr || most < module.dim(*best, "T").max) best = graph.get();
   }
   if (best == nullptr)
-    user_error("the plan decodes fewer than {} sequences at once: raise --max-num-seqs", sequences);
+    user_error("a dp group's {} sequences are more than it decodes at once: raise --max-num-seqs",
+               sequences);
   return *best;
 }
 
 /// Of the target's bandwidth, what experts are read with (bench/expert_bench.cpp: 86 % to 92 %).
 constexpr double kExpertRate = 0.88;
-constexpr int64_t kFewTokens = 4;
+constexpr int64_t kSeveralTokens = 4;
 constexpr int64_t kManyRows = 32;
 constexpr double kAttentionKernels = 2;  // beside its own, in what they cost beyond their bytes
 
@@ -49,7 +50,8 @@ class Predictor {
       : module_(module), target_(target), context_(workload.context), peer_memory_(peer_memory) {
     const int64_t dp = module.mesh.dp;
     sequences_ = std::max<int64_t>(1, (workload.batch + dp - 1) / dp);
-    few_tokens_ = workload.batch <= kFewTokens;
+    for_experts_ = share_of(workload.batch, kSeveralTokens);
+    for_group_ = share_of(sequences_, kSeveralTokens);
     for (const DimDecl& d : module.dims) at_[d.name] = sequences_;
   }
 
@@ -59,24 +61,28 @@ class Predictor {
   }
 
  private:
-  /// With few tokens, half of what a kernel costs beyond its bytes is there whatever it does; the
-  /// other half is the ramp-up and tail of a stream, which a short one does not get to, as kernels
-  /// for few rows ask for their weights before their predecessor has ended.
-  double kernel(double bytes, double flops, double rate) const {
+  /// 0 for one, 1 for `many` and more.
+  static double share_of(int64_t n, int64_t many) {
+    return static_cast<double>(std::min(n, many) - 1) / static_cast<double>(many - 1);
+  }
+  /// Half of what a kernel costs beyond its bytes is there whatever it does; the other half is the
+  /// ramp-up and tail of a stream, which a short one for one token (`several` = 0) does not get to,
+  /// as kernels for few rows ask for their weights before their predecessor has ended.
+  double kernel(double bytes, double flops, double rate, double several) const {
     const double work = std::max(bytes / target_.memory_bytes_per_s, flops / rate);
     const double half = target_.kernel_seconds / 2;
-    return half + (few_tokens_ ? std::min(half, work) : half) + work;
+    return half + std::min(half, work + several * half) + work;
   }
   /// Of a kernel that works on rows of activations: up to 32 of them fill ever more of the GPU.
   double row_kernel(double bytes, double flops) const {
-    const double rows = static_cast<double>(std::min(sequences_, kManyRows)) / kManyRows;
-    return target_.launch_seconds + rows * (target_.kernel_seconds - target_.launch_seconds) +
+    return target_.launch_seconds +
+           share_of(sequences_, kManyRows) * (target_.kernel_seconds - target_.launch_seconds) +
            std::max(bytes / target_.memory_bytes_per_s, flops / target_.vector_flops_per_s);
   }
   /// Of attention: a sequence is cut into parts, whose results are merged.
   double attention_kernel(double bytes) const {
-    const double fixed = few_tokens_ ? 0 : kAttentionKernels * target_.kernel_seconds;
-    return fixed + kernel(bytes, 0, 1);
+    return for_group_ * kAttentionKernels * target_.kernel_seconds +
+           kernel(bytes, 0, 1, for_group_);
   }
 
   void add(const Op& op) {
@@ -97,8 +103,8 @@ class Predictor {
     const double flops = static_cast<double>(cost.flops.evaluate(at_));
     if (op.kind == OpKind::routed_linear || op.kind == OpKind::grouped_linear) {
       bytes = expert_bytes(op);
-      out_.experts +=
-          kernel(bytes / kExpertRate, flops / module_.mesh.ep, target_.matmul_flops_per_s);
+      out_.experts += kernel(bytes / kExpertRate, flops / module_.mesh.ep,
+                             target_.matmul_flops_per_s, for_experts_);
     } else if (op.kind == OpKind::attention) {
       double row = 0;
       for (const size_t i : {4, 5}) {
@@ -107,7 +113,7 @@ class Predictor {
       }
       out_.attention += attention_kernel(static_cast<double>(sequences_ * context_) * row);
     } else if (op.kind == OpKind::linear || op.kind == OpKind::norm_gate) {
-      out_.dense += kernel(bytes, flops, target_.matmul_flops_per_s);
+      out_.dense += kernel(bytes, flops, target_.matmul_flops_per_s, for_group_);
     } else {
       out_.other += row_kernel(bytes, flops);
     }
@@ -123,7 +129,8 @@ class Predictor {
     const double all = static_cast<double>(dispatch.result(0)->type.bytes().evaluate(at_));
     const double link = all * (ranks - 1) / ranks * goes;
     const Type& row = dispatch.operand(0)->type;
-    double seconds = exchange_seconds(is_dispatch ? 3 : 2, link, target_);
+    double seconds =
+        exchange_seconds(is_dispatch ? kDispatchKernels : kCombineKernels, link, target_);
     if (exchanges_by_lines(all, row.last().constant() * dtype_bytes(row.dtype)))
       seconds = std::min(seconds, exchange_lines_seconds(link, target_));
     out_.communication += seconds;
@@ -143,7 +150,8 @@ class Predictor {
   const ir::Module& module_;
   const Target& target_;
   int64_t context_, sequences_ = 1;
-  bool peer_memory_, few_tokens_ = false;
+  bool peer_memory_;
+  double for_experts_ = 0, for_group_ = 0;  // share_of the tokens that experts, and other ops, see
   DimEnv at_;
   StepPrediction out_;
 };

@@ -1,4 +1,4 @@
-// Compiles the rows of emit/dispatch.cpp and emit/dispatch_peer.cpp: even and odd widths, one and
+// Compiles the rows of emit/dispatch*.cpp: even and odd widths, one and
 // several replicas.
 #include "codegen/emit/families.h"
 #include "tests/codegen/row_compiler.h"

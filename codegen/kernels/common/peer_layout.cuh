@@ -1,4 +1,4 @@
-// Arithmetic of sums over peer memory: epochs, and where lines lie. Without includes, as
+// Arithmetic of exchanges in lines over peer memory: epochs, and where lines lie. Without includes, as
 // tests/codegen/peer_protocol_test.cpp compiles it for the host.
 #pragma once
 

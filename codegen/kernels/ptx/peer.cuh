@@ -13,7 +13,7 @@
 //   link, no fence, no barrier; twice the bytes. For small sizes.
 // - Any stores, then a barrier of the block, then signal(): a flag with release semantics. The
 //   reader's await() acquires. Two trips over the link.
-// Memory that peers push to is used by alternate epochs (two halves). That suffices if every launch
+// Memory that peers push lines to is used by alternate epochs (two halves). That suffices if every launch
 // waits for every rank: who pushes in epoch e has ended epoch e - 1, so all others have begun it,
 // and are done with e - 2, whose half it overwrites. Kernels behind the launch of epoch e may read
 // its half, too (epochs[0] is e then), up to the next launch over that role.
