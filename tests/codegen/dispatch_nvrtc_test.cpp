@@ -18,7 +18,9 @@ graph @g(%x : bf16[T, 2048], %ids : i32[T, 8], %w : f32[T, 8], %t : f32[384], %o
 })mir";
 
 TEST(DispatchNvrtc, ThroughMessages) {
-  expect_rows_compile(dispatch_kernels(), kModule, {"dispatch.alltoall", "combine.alltoall"});
+  expect_rows_compile(dispatch_kernels(), kModule, {"dispatch.alltoall", "combine.alltoall"},
+                      /*decode=*/false, /*peer_memory=*/false);
+  expect_rows_compile(dispatch_kernels(), kModule, {});  // all or nothing goes over peer memory
 }
 
 TEST(DispatchNvrtc, OverPeerMemory) {

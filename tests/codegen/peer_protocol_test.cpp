@@ -1,8 +1,8 @@
-// The protocol of codegen/kernels/peer_sum.cuh on a model: threads stand for ranks, atomics for
-// words of peer memory, and each rank's "GPU threads" take turns at random. Epochs and places of
-// lines are the kernels' own (common/peer_layout.cuh). What it is to catch: memory that a fast rank
-// overwrites while a slow one still reads it. That it can is shown by models with one half of
-// memory instead of two.
+// The protocols of codegen/kernels/peer_sum.cuh and dispatch_lines.cuh on a model: threads stand
+// for ranks, atomics for words of peer memory, and each rank's "GPU threads" take turns at random.
+// Epochs and places of lines are the kernels' own (common/peer_layout.cuh). What it is to catch:
+// memory that a fast rank overwrites while a slow one still reads it. That it can is shown by
+// models with one half of memory instead of two.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -160,6 +160,124 @@ class Model {
   int64_t part_bytes_ = 0, sum_bytes_ = 0;
   std::atomic<int> wrong_ = 0;
 };
+
+/// dispatch_lines: a rank sends every rank as many lines as it happens to have, and in a line of
+/// mail how many; who has them all goes on. What is not sent must not look as if it were, however
+/// long ago memory was used.
+class ExchangeModel {
+ public:
+  explicit ExchangeModel(const Shape& shape) : s_(shape), memory_(static_cast<size_t>(s_.ranks)) {
+    bytes_ = (s_.most_lines + 31) / 32 * 32 * s_.ranks * 2 * 16;
+    for (Memory& m : memory_) {
+      m.lines = std::vector<Line>(static_cast<size_t>(bytes_ / 16));
+      m.mail = std::vector<Line>(static_cast<size_t>(32 * s_.ranks * 2));
+    }
+  }
+
+  int run() {
+    std::vector<std::thread> threads;
+    for (int r = 0; r < s_.ranks; ++r) threads.emplace_back([this, r] { rank(r); });
+    for (std::thread& t : threads) t.join();
+    return wrong_;
+  }
+
+ private:
+  struct Memory {
+    std::vector<Line> lines, mail;
+  };
+  struct Wait {
+    int source;
+    int64_t line;  // -1: the mail
+  };
+
+  size_t at(int64_t line, int source, uint32_t epoch) const {
+    return static_cast<size_t>(line_offset(line, source, s_.ranks, s_.one_half ? 0 : epoch) / 16);
+  }
+  int64_t count(int from, int to, int launch) const {  // often none
+    const auto mixed =
+        static_cast<uint32_t>(launch * 7919 + from * 104729 + to * 1299709) * 2654435769u;
+    return (mixed >> 28) % 3 == 0 ? 0 : static_cast<int64_t>(mixed >> 8) % (s_.most_lines + 1);
+  }
+  static uint32_t value(int from, int to, int launch, int64_t line) {
+    return static_cast<uint32_t>(((from * 8 + to) * 100'003 + launch) * 1'009 + line);
+  }
+  static void push(Line& line, uint32_t payload, uint32_t epoch) {
+    line.store(uint64_t{epoch} << 32 | payload, std::memory_order_relaxed);
+  }
+
+  /// True when the line is there, and right.
+  bool take(int me, int launch, uint32_t epoch, const Wait& w, std::vector<Wait>& more) {
+    const bool mail = w.line < 0;
+    const std::vector<Line>& from = mail ? memory_[me].mail : memory_[me].lines;
+    const uint64_t word =
+        from[at(mail ? 0 : w.line, w.source, epoch)].load(std::memory_order_relaxed);
+    if (word >> 32 != epoch) return false;
+    const auto payload = static_cast<uint32_t>(word);
+    if (mail) {
+      if (payload != count(w.source, me, launch)) ++wrong_;
+      for (int64_t i = 0; i < std::min<int64_t>(payload, s_.most_lines); ++i)
+        more.push_back({w.source, i});
+    } else if (payload != value(w.source, me, launch, w.line)) {
+      ++wrong_;
+    }
+    return true;
+  }
+
+  void rank(int me) {
+    std::minstd_rand random(static_cast<unsigned>(me) + 1);
+    uint32_t epoch = s_.first_epoch;
+    for (int launch = 0; launch < s_.launches && wrong_ == 0; ++launch) {
+      epoch = epoch_after(epoch);
+      if (random() % 8 == 0) std::this_thread::sleep_for(std::chrono::microseconds(random() % 300));
+      std::vector<Wait> waits;
+      for (int p = 0; p < s_.ranks; ++p) {
+        const int to = (me + 1 + p) % s_.ranks;
+        for (int64_t i = 0; i < count(me, to, launch); ++i)
+          push(memory_[to].lines[at(i, me, epoch)], value(me, to, launch, i), epoch);
+        push(memory_[to].mail[at(0, me, epoch)], static_cast<uint32_t>(count(me, to, launch)),
+             epoch);
+        waits.push_back({to, -1});
+      }
+      const auto start = std::chrono::steady_clock::now();
+      while (!waits.empty() && wrong_ == 0) {
+        const size_t i = random() % waits.size();
+        const Wait w = waits[i];
+        if (take(me, launch, epoch, w, waits)) {
+          waits[i] = waits.back();
+          waits.pop_back();
+        } else if (random() % 64 == 0) {
+          std::this_thread::yield();
+          if (std::chrono::steady_clock::now() - start > std::chrono::seconds(s_.one_half ? 1 : 60))
+            ++wrong_;
+        }
+      }
+      const int64_t stale = line_to_clear(bytes_, s_.ranks, epoch);
+      for (int p = 0; !s_.one_half && p < s_.ranks; ++p) {
+        if (stale >= count(p, me, launch)) memory_[me].lines[at(stale, p, epoch)] = 0;
+      }
+    }
+  }
+
+  const Shape s_;
+  std::vector<Memory> memory_;  // by rank
+  int64_t bytes_ = 0;
+  std::atomic<int> wrong_ = 0;
+};
+
+TEST(PeerProtocol, ExchangesOfAnyCounts) {
+  for (const int ranks : {2, 3, 4, 8}) {
+    SCOPED_TRACE(testing::Message() << ranks << " ranks");
+    EXPECT_EQ(ExchangeModel({.ranks = ranks}).run(), 0);
+  }
+  EXPECT_EQ(ExchangeModel({.ranks = 3, .first_epoch = 0xffffffd0u}).run(), 0);
+}
+
+TEST(PeerProtocol, TheModelSeesAHazardOfExchanges) {
+  int wrong = 0;
+  for (int attempt = 0; attempt < 20 && wrong == 0; ++attempt)
+    wrong = ExchangeModel({.ranks = 3, .one_half = true, .launches = 2000}).run();
+  EXPECT_GT(wrong, 0);
+}
 
 TEST(PeerProtocol, NobodyOverwritesWhatOthersStillRead) {
   for (const int ranks : {2, 3, 4, 8}) {

@@ -106,7 +106,7 @@ struct CompiledRows {
 /// Compiles what every row of `rows` launches for every op of `module_text`, for one target.
 inline CompiledRows compile_rows(const std::vector<KernelImpl>& rows,
                                  const std::string& module_text, const std::string& target,
-                                 bool decode = false) {
+                                 bool decode = false, bool peer_memory = true) {
   const auto module = ir::parse(module_text);
   ir::verify(*module);
   CompiledRows result;
@@ -116,7 +116,7 @@ inline CompiledRows compile_rows(const std::vector<KernelImpl>& rows,
     Context context{find_target(target), *module, *graph, {}, decode, module->page_size, 0};
     for (const DimDecl& d : module->dims) context.upper[d.name] = d.max;
     context.max_model_len = 4096;
-    context.peer_memory = true;
+    context.peer_memory = peer_memory;
     RecordingSteps steps(context);
     for (const auto& op : graph->ops) {
       for (const KernelImpl& row : rows) {
@@ -149,9 +149,10 @@ inline CompiledRows compile_rows(const std::vector<KernelImpl>& rows,
 /// compile_rows for both GPU targets; every row in `expected` must have taken part, and no kernel
 /// may spill.
 inline void expect_rows_compile(const std::vector<KernelImpl>& rows, const std::string& module_text,
-                                const std::set<std::string>& expected, bool decode = false) {
+                                const std::set<std::string>& expected, bool decode = false,
+                                bool peer_memory = true) {
   for (const char* target : {"sm_90a", "sm_80"}) {
-    const CompiledRows compiled = compile_rows(rows, module_text, target, decode);
+    const CompiledRows compiled = compile_rows(rows, module_text, target, decode, peer_memory);
     EXPECT_EQ(compiled.rows, expected) << target;
     for (const auto& [row, kernel] : compiled.kernels) {
       EXPECT_EQ(kernel.spill_bytes, 0)
