@@ -1,6 +1,6 @@
-// How long a sum over ranks, or a dispatch of tokens to them, takes, by what carries it: what the choice of a kernel and the
-// prediction of a layout share. From a target's figures; measured ones stand in
-// docs/performance.md.
+// How long a sum over ranks, or a dispatch of tokens to them, takes, by what carries it: what the
+// choice of a kernel and the prediction of a layout share. From a target's figures; measured ones
+// stand in docs/performance.md.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ constexpr bool exchanges_over_peers(int64_t ranks, bool peer_memory) {
   return peer_memory && ranks >= 2 && ranks <= kMaxPeers;
 }
 
-/// A dispatch or combine over peer memory may go by lines where all messages a rank may get have at
-/// most kMaxPeerBytes.
+/// A dispatch or combine over peer memory may go by lines (of 8 bytes of data) where all messages a
+/// rank may get have at most kMaxPeerBytes.
 constexpr bool exchanges_by_lines(double landing_bytes, int64_t row_bytes) {
   return landing_bytes <= static_cast<double>(kMaxPeerBytes) && row_bytes % 8 == 0;
 }

@@ -79,16 +79,20 @@ ordered_json folds_json(const std::vector<LayerFold>& folds) {
   return out;
 }
 
-std::string folds_text(const std::vector<LayerFold>& folds) {
-  std::string out;
+/// `what`: the last column.
+std::string folds_text(const std::vector<LayerFold>& folds, const char* what) {
+  const auto line = [](std::string_view name, std::string_view bytes, std::string_view flops,
+                       std::string_view loc, std::string_view detail) {
+    std::string text =
+        fmt::format("    {:<26}{:>12}{:>14}  {:<40} {}", name, bytes, flops, loc, detail);
+    return text.erase(text.find_last_not_of(' ') + 1) + "\n";
+  };
+  std::string out = line("step", "bytes", "flops", "module", what);
   for (const LayerFold& f : folds) {
     out += fmt::format("  {}{}\n", f.title,
                        f.count > 1 ? fmt::format(" ({} identical)", f.count) : "");
     for (const StepRow& s : f.steps) {
-      out += fmt::format("    {:<26}{:>12}{:>14}  {:<40} {}", s.name, size_text(s.bytes),
-                         flops_text(s.flops), s.loc, s.detail);
-      out.erase(out.find_last_not_of(' ') + 1);
-      out += '\n';
+      out += line(s.name, size_text(s.bytes), flops_text(s.flops), s.loc, s.detail);
     }
   }
   return out;
@@ -217,7 +221,7 @@ std::string inspect_text(const Plan& plan, const std::vector<std::string>& secti
     for (const Program* p : choose_programs(plan, program)) {
       out +=
           fmt::format("layers of {} ({}; sizes at the upper bounds)\n", p->name, ranges(p->dims));
-      out += folds_text(fold_layers(plan, *p));
+      out += folds_text(fold_layers(plan, *p), "kernel");
     }
   }
   if (wants(sections, "kernels")) out += "kernels\n" + json_lines({{"kernel", kernels_json(plan)}});
@@ -286,7 +290,7 @@ std::string inspect_text(const ir::Module& module, const std::vector<std::string
   for (const auto& g : module.graphs) {
     if (g->name == "load") continue;
     out += fmt::format("layers of {} (sizes at the upper bounds)\n", g->name) +
-           folds_text(fold_layers(module, *g));
+           folds_text(fold_layers(module, *g), "results and attributes");
   }
   return out;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "ir/error.h"
+#include "runtime/plan/plan_fields.h"
 #include "tools/inspect.h"
 
 namespace shunt {
@@ -76,6 +77,10 @@ std::string detail_of(const Plan& plan, const Step& step) {
     return fmt::format("cublasLt m={} n={} k={}", m->m.to_string(), m->n, m->k);
   }
   if (const auto* r = std::get_if<Read>(&step.what)) return r->tensor;
+  if (const auto* c = std::get_if<Collective>(&step.what)) {
+    return fmt::format("{} over {}", plan_fields::kCollectiveNames[static_cast<size_t>(c->kind)],
+                       axis_name(c->over));
+  }
   return "";
 }
 

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "ir/error.h"
+#include "runtime/plan/plan_fields.h"
 
 namespace shunt {
 
@@ -108,8 +109,7 @@ std::optional<Exchange> over_peers(const Plan& plan, const Step& s) {
 std::optional<Exchange> exchange_of(const Plan& plan, const Step& s, const DimEnv& upper) {
   const auto* c = std::get_if<Collective>(&s.what);
   if (c == nullptr) return over_peers(plan, s);
-  constexpr const char* kNames[] = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all"};
-  return Exchange{kNames[static_cast<size_t>(c->kind)], c->over,
+  return Exchange{plan_fields::kCollectiveNames[static_cast<size_t>(c->kind)], c->over,
                   c->count.evaluate(upper) * dtype_bytes(c->dtype), "communicator"};
 }
 

@@ -33,8 +33,8 @@ const ir::Graph& decode_graph(const ir::Module& module, int64_t sequences) {
 
 /// Of the target's bandwidth, what experts are read with (bench/expert_bench.cpp: 86 % to 92 %).
 constexpr double kExpertRate = 0.88;
-constexpr int64_t kSeveralTokens = 4;
-constexpr int64_t kManyRows = 32;
+constexpr int64_t kSeveralTokens = 4;  // from so many on a kernel is no quick one for one token
+constexpr int64_t kManyRows = 32;  // from so many on a kernel over rows has work for all of a GPU
 constexpr double kAttentionKernels = 2;  // beside its own, in what they cost beyond their bytes
 
 MeshAxis group_of(const Op& collective) {

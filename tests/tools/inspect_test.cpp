@@ -51,6 +51,7 @@ TEST(Inspect, IdenticalLayersArePrintedOnce) {
   ASSERT_EQ(r.code, 0) << r.err;
   EXPECT_EQ(count(r.out, "layers 0..47 (48 identical)"), 2) << r.out;  // decode and prefill
   EXPECT_EQ(r.out.find("model.layers.1."), std::string::npos) << r.out;
+  EXPECT_EQ(count(r.out, "step  "), 2) << "a line of column names each";
   EXPECT_NE(r.out.find("experts_per_token         8"), std::string::npos) << r.out;
 }
 
