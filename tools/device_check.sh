@@ -17,6 +17,7 @@
 #   launch N          the same ids from N threads, torchrun, mpirun's variables, and over sockets alone
 #   kill N            N processes; one is killed while it loads, captures, prefills and decodes: the others must end and say so
 #   peers             sums over peer memory on 2, 4 and 8 GPUs, exact, over and over (KERNELS_TEST as above)
+#   sums N            sums over N GPUs by every row of the kernel table, 8 KiB to 4 MiB (SUM_BENCH names the program)
 #   layouts N         tables of measured and predicted decode steps of three shapes on N GPUs, for batch 1, 8, 64
 set -u
 SHUNT=${SHUNT:-build/shunt}
@@ -153,7 +154,7 @@ layouts_case() {  # N
       "$SHUNT" compile "$dir" --dummy-weights --target sm_90a --max-model-len 4096 --gpus "$n" --explain --batch $batch \
         --context $context >"$OUT/predicted-$model-$n-b$batch.log" 2>&1
     done
-    for flags in ${LAYOUTS:-"--tp=$n,--etp=$n" "--tp=$n,--ep=$n" "--dp=$n,--ep=$n"}; do
+    for flags in ${LAYOUTS:-"--tp=$n,--etp=$n" "--tp=$n,--ep=$n" "--dp=$n,--ep=$n" "--dp=$n,--etp=$n"}; do
       [ "$n" = 1 ] && flags=--tp=1
       timeout 280 "$SHUNT" bench "$dir" --dummy-weights --target sm_90a --max-model-len 4096 --max-num-batched-tokens 4096 \
         ${flags//,/ } -p 256 -b 1,8,64 -n 32 -r 3 >"$OUT/layout-$model-$n-$flags.log" 2>&1
@@ -229,6 +230,11 @@ while [ $# -gt 0 ]; do
       ;;
     peers)
       check peers "${KERNELS_TEST:-build/tests/kernels_gpu_test}" --gtest_filter='PeerSumOnGpus.*' --gtest_brief=1
+      ;;
+    sums)
+      timeout 300 "${SUM_BENCH:-build/bench/all_reduce_bench}" --ranks "$1" --kib 8,32,64,256,1024,4096 2>&1 |
+        tee "$OUT/sums-$1.log"
+      shift
       ;;
     layouts) layouts_case "$1"; shift ;;
     profile) while [[ ${1:-} == *:*:* ]]; do bench_case "$1" --profile -r 1; shift; done ;;
