@@ -2,6 +2,9 @@
 #include "tools/layout.h"
 
 #include <algorithm>
+#include <future>
+#include <mutex>
+#include <thread>
 
 #include "ir/error.h"
 #include "passes/place/moe_shapes.h"
@@ -53,6 +56,33 @@ Layout measure(CompileOptions options, const Mesh& mesh, const passes::Workload&
   return layout;
 }
 
+/// In the order of `meshes`; as many at a time as there are cores.
+std::vector<Layout> measure_all(const CompileOptions& options, const std::vector<Mesh>& meshes,
+                                const passes::Workload& workload,
+                                const std::function<void(const std::string&)>& on_progress) {
+  std::vector<Layout> layouts(meshes.size());
+  std::mutex mutex;  // of `next`, and of calls of on_progress
+  size_t next = 0;
+  const auto take = [&] {
+    const std::lock_guard lock(mutex);
+    if (next < meshes.size() && on_progress) {
+      on_progress(
+          fmt::format("layout {} of {}: {}", next + 1, meshes.size(), meshes[next].to_string()));
+    }
+    return next++;
+  };
+  const auto work = [&] {
+    for (size_t i = take(); i < meshes.size(); i = take())
+      layouts[i] = measure(options, meshes[i], workload);
+  };
+  std::vector<std::future<void>> others;
+  const size_t threads = std::min<size_t>(meshes.size(), std::thread::hardware_concurrency());
+  for (size_t i = 1; i < threads; ++i) others.push_back(std::async(std::launch::async, work));
+  work();
+  for (std::future<void>& other : others) other.get();
+  return layouts;
+}
+
 }  // namespace
 
 std::vector<Layout> compare_layouts(const CompileOptions& options, int gpus, const Mesh& given,
@@ -64,14 +94,7 @@ std::vector<Layout> compare_layouts(const CompileOptions& options, int gpus, con
   if (meshes.empty()) {
     user_error("no mesh of {} GPUs has the axes given (dp * tp = ep * etp = {})", gpus, gpus);
   }
-  std::vector<Layout> layouts;
-  for (const Mesh& mesh : meshes) {
-    if (on_progress) {
-      on_progress(
-          fmt::format("layout {} of {}: {}", layouts.size() + 1, meshes.size(), mesh.to_string()));
-    }
-    layouts.push_back(measure(options, mesh, workload));
-  }
+  std::vector<Layout> layouts = measure_all(options, meshes, workload, on_progress);
   std::stable_sort(layouts.begin(), layouts.end(), [](const Layout& a, const Layout& b) {
     if (a.refused.empty() != b.refused.empty()) return a.refused.empty();
     if (a.fits != b.fits) return a.fits;
