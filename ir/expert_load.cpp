@@ -10,11 +10,17 @@ namespace shunt::ir {
 
 namespace {
 
+/// log(n!). std::lgamma would also set a global variable, which threads share.
+double log_factorial(double n) {
+  int sign = 0;
+  return ::lgamma_r(n + 1, &sign);
+}
+
 /// The chance that `count` of `tokens` tokens choose an expert which each takes with chance p.
 double binomial(int64_t tokens, int64_t count, double p) {
   if (p >= 1) return count == tokens ? 1 : 0;
   const double n = static_cast<double>(tokens), c = static_cast<double>(count);
-  const double ways = std::lgamma(n + 1) - std::lgamma(c + 1) - std::lgamma(n - c + 1);
+  const double ways = log_factorial(n) - log_factorial(c) - log_factorial(n - c);
   return std::exp(ways + c * std::log(p) + (n - c) * std::log1p(-p));
 }
 
