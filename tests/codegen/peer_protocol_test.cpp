@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <random>
 #include <thread>
 #include <vector>
@@ -36,6 +37,16 @@ struct Shape {
 /// A line: a value, and the epoch it is of.
 using Line = std::atomic<uint64_t>;
 
+void push(Line& line, uint32_t payload, uint32_t epoch) {
+  line.store(uint64_t{epoch} << 32 | payload, std::memory_order_relaxed);
+}
+
+void on_all_ranks(int ranks, const std::function<void(int)>& work) {
+  std::vector<std::thread> threads;
+  for (int r = 0; r < ranks; ++r) threads.emplace_back(work, r);
+  for (std::thread& t : threads) t.join();
+}
+
 struct Memory {
   std::vector<Line> parts, sums;
 };
@@ -54,9 +65,7 @@ class Model {
 
   /// Launches that went wrong on some rank: a wrong sum, or a line that never came.
   int run() {
-    std::vector<std::thread> threads;
-    for (int r = 0; r < s_.ranks; ++r) threads.emplace_back([this, r] { rank(r); });
-    for (std::thread& t : threads) t.join();
+    on_all_ranks(s_.ranks, [this](int r) { rank(r); });
     return wrong_;
   }
 
@@ -69,9 +78,6 @@ class Model {
   }
   size_t at(int64_t line, int source, int sources, uint32_t epoch) const {
     return static_cast<size_t>(line_offset(line, source, sources, s_.one_half ? 0 : epoch) / 16);
-  }
-  static void push(Line& line, uint32_t payload, uint32_t epoch) {
-    line.store(uint64_t{epoch} << 32 | payload, std::memory_order_relaxed);
   }
   static bool poll(const Line& line, uint32_t epoch, uint32_t& payload) {
     const uint64_t word = line.load(std::memory_order_relaxed);
@@ -175,9 +181,7 @@ class ExchangeModel {
   }
 
   int run() {
-    std::vector<std::thread> threads;
-    for (int r = 0; r < s_.ranks; ++r) threads.emplace_back([this, r] { rank(r); });
-    for (std::thread& t : threads) t.join();
+    on_all_ranks(s_.ranks, [this](int r) { rank(r); });
     return wrong_;
   }
 
@@ -200,9 +204,6 @@ class ExchangeModel {
   }
   static uint32_t value(int from, int to, int launch, int64_t line) {
     return static_cast<uint32_t>(((from * 8 + to) * 100'003 + launch) * 1'009 + line);
-  }
-  static void push(Line& line, uint32_t payload, uint32_t epoch) {
-    line.store(uint64_t{epoch} << 32 | payload, std::memory_order_relaxed);
   }
 
   /// True when the line is there, and right.
