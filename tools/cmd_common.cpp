@@ -58,7 +58,7 @@ void CompileFlags::add_to(CLI::App* command) {
       ->check(CLI::IsMember({"auto", "allgather", "alltoall"}));
   command
       ->add_option("--peer-memory", options.peer_memory,
-                   "small sums and dispatch of tokens through each other's memory; GPUs of one "
+                   "sums and dispatch of tokens through each other's memory; GPUs of one "
                    "node (auto: sm_90a, at most 8 ranks)")
       ->check(CLI::IsMember({"auto", "on", "off"}));
   command->add_option("--expert-map", options.expert_map,
