@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <map>
 #include <vector>
 
 #include "bench/scratch_plan.h"
@@ -25,10 +26,17 @@ namespace {
 
 constexpr int64_t kColumns = 512;  // 1 KiB a row
 
+/// The rows that there are, and what each is expected to take.
+const std::map<std::string, double (*)(double bytes, int ranks, const Target&)> kRows = {
+    {"all_reduce.comm",
+     [](double bytes, int ranks, const Target& t) { return comm_seconds(2, bytes, ranks, t); }},
+    {"all_reduce.peer", peer_seconds},
+    {"all_reduce.peer_sliced", peer_sliced_seconds}};
+
 struct Options {
   int ranks = 0, sums = 32, repetitions = 20;
   std::vector<int64_t> kib{8, 16, 32, 64, 128, 256, 512, 1024, 4096};
-  std::vector<std::string> rows{"all_reduce.comm", "all_reduce.peer", "all_reduce.peer_sliced"};
+  std::vector<std::string> rows;
   std::string target;
   bool compile_only = false;
 };
@@ -92,11 +100,7 @@ void bench(const Options& o) {
   fmt::print("| KiB | row | us | expected us |\n| --- | --- | --- | --- |\n");
   for (const int64_t kib : o.kib) {
     for (const std::string& row : o.rows) {
-      const double bytes = static_cast<double>(kib) * 1024;
-      const double expected = row == "all_reduce.comm" ? comm_seconds(2, bytes, o.ranks, target)
-                              : row == "all_reduce.peer"
-                                  ? peer_seconds(bytes, o.ranks, target)
-                                  : peer_sliced_seconds(bytes, o.ranks, target);
+      const double expected = kRows.at(row)(static_cast<double>(kib) * 1024, o.ranks, target);
       const double us = time_sum(o, row, kib);
       fmt::print("| {:5} | {:<22} | {:>7} | {:7.1f} |\n", kib, row,
                  std::isnan(us)   ? "-"
@@ -120,14 +124,17 @@ int main(int argc, char** argv) {
   app.add_option("--kib", o.kib, "sizes of a rank's copy")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 16));
-  app.add_option("--rows", o.rows, "of the kernel table")
+  std::vector<std::string> names;
+  for (const auto& [name, expected] : kRows) names.push_back(name);
+  app.add_option("--rows", o.rows, "of the kernel table (default: all)")
       ->delimiter(',')
-      ->check(CLI::IsMember({"all_reduce.comm", "all_reduce.peer", "all_reduce.peer_sliced"}));
+      ->check(CLI::IsMember(names));
   app.add_option("--sums", o.sums, "by which two steps differ")->check(CLI::Range(1, 1024));
   app.add_option("--target", o.target, "default: the GPU's");
   app.add_flag("--compile-only", o.compile_only, "no GPU needed");
   CLI11_PARSE(app, argc, argv);
   try {
+    if (o.rows.empty()) o.rows = names;
     if (o.target.empty()) o.target = default_target();
     if (o.ranks == 0) o.ranks = o.compile_only ? 2 : std::min(8, device_count());
     if (o.ranks < 2) user_error("sums need at least 2 GPUs");

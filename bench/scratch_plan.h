@@ -8,7 +8,7 @@
 
 namespace shunt {
 
-/// A folder in the temporary directory.
+/// A plan in a folder of the temporary directory.
 class ScratchPlan {
  public:
   /// Throws UserError if it cannot be made.
@@ -17,12 +17,13 @@ class ScratchPlan {
   ScratchPlan(const ScratchPlan&) = delete;
   ScratchPlan& operator=(const ScratchPlan&) = delete;
 
-  const std::filesystem::path& path() const { return path_; }
-  /// Lowers the module; the cubins go to path()/kernels. Throws UserError with the compiler's log.
+  std::filesystem::path path() const { return folder_ / "plan"; }
+  /// Lowers the module and writes its plan to path(), in place of an earlier one. Throws UserError
+  /// with the compiler's log.
   Plan compile(const ir::Module& module, const codegen::LowerOptions& options) const;
 
  private:
-  std::filesystem::path path_;
+  std::filesystem::path folder_;
 };
 
 }  // namespace shunt

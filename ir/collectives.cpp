@@ -31,8 +31,7 @@ double peer_sliced_seconds(double bytes, int ranks, const Target& target) {
 
 double all_reduce_seconds(double bytes, int ranks, bool peer_memory, const Target& target) {
   const double comm = comm_seconds(2, bytes, ranks, target);
-  if (!peer_memory || ranks < 2 || ranks > kMaxPeers ||
-      bytes > static_cast<double>(kMaxPeerBytes)) {
+  if (!exchanges_over_peers(ranks, peer_memory) || bytes > static_cast<double>(kMaxPeerBytes)) {
     return comm;
   }
   return std::min(

@@ -14,7 +14,8 @@ namespace shunt {
 /// buffers take several times as much.
 inline constexpr int64_t kMaxPeerBytes = int64_t{4} << 20;
 
-/// True if ranks of a group of this size exchange tokens (dispatch, combine) over peer memory.
+/// True if ranks of a group of this size exchange tokens (dispatch, combine), or may sum, over peer
+/// memory.
 constexpr bool exchanges_over_peers(int64_t ranks, bool peer_memory) {
   return peer_memory && ranks >= 2 && ranks <= kMaxPeers;
 }

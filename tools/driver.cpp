@@ -17,6 +17,7 @@
 #include "codegen/kernel_headers.h"
 #include "codegen/lower.h"
 #include "frontends/frontend.h"
+#include "ir/collectives.h"
 #include "ir/error.h"
 #include "passes/runner.h"
 #include "runtime/checkpoint/checkpoint.h"
@@ -160,33 +161,6 @@ codegen::Lowered lower(const ImportedModel& model, const Checkpoint* checkpoint,
   return lowered;
 }
 
-void compile_kernels(codegen::Lowered& lowered, const CompileOptions& options, CompiledPlan& out) {
-  std::vector<JitSource> sources;
-  std::vector<size_t> kernel_of;
-  for (size_t i = 0; i < lowered.sources.size(); ++i) {
-    if (lowered.sources[i].name.empty()) continue;  // a host kernel
-    sources.push_back({lowered.sources[i].name, lowered.sources[i].text()});
-    kernel_of.push_back(i);
-  }
-  if (sources.empty()) return;
-  JitOptions jit;
-  jit.cache_dir = (options.cache_dir.empty() ? default_cache_dir() : options.cache_dir) / "kernels";
-  jit.target = options.target;
-  jit.headers = codegen::kernel_headers();
-  jit.threads =
-      options.jobs > 0 ? options.jobs : static_cast<int>(std::thread::hardware_concurrency());
-  const std::vector<JitResult> results = compile_all(sources, jit);
-  for (size_t i = 0; i < results.size(); ++i) {
-    const JitResult& r = results[i];
-    Kernel& kernel = lowered.plan.kernels[kernel_of[i]];
-    kernel.digest = r.digest;
-    out.kernels.push_back({"kernels/" + r.digest + ".cu", r.source});
-    out.kernels.push_back(
-        {"kernels/" + r.digest + ".cubin", std::string(r.cubin.begin(), r.cubin.end())});
-    (r.from_cache ? out.kernels_from_cache : out.kernels_compiled) += 1;
-  }
-}
-
 void write_file(const fs::path& path, std::string_view bytes) {
   std::ofstream file(path, std::ios::binary);
   file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
@@ -256,13 +230,40 @@ bool uses_peer_memory(const CompileOptions& o) {
   }
   bool groups = false;
   for (const MeshAxis axis : {MeshAxis::dp, MeshAxis::tp, MeshAxis::ep, MeshAxis::etp})
-    groups = groups || (o.mesh.size(axis) >= 2 && o.mesh.size(axis) <= kMaxPeers);
+    groups = groups || exchanges_over_peers(o.mesh.size(axis), true);
   if (o.peer_memory == "on" && o.mesh.size() > 1 && !groups) {
     user_error("--peer-memory on: the mesh ({}) has no group of 2 to {} ranks", o.mesh.to_string(),
                kMaxPeers);
   }
   if (o.mesh.size() == 1 || o.peer_memory == "off") return false;
   return o.peer_memory == "on" || (o.target == "sm_90a" && o.mesh.size() <= kMaxPeers);
+}
+
+void compile_kernels(codegen::Lowered& lowered, const CompileOptions& options, CompiledPlan& out) {
+  std::vector<JitSource> sources;
+  std::vector<size_t> kernel_of;
+  for (size_t i = 0; i < lowered.sources.size(); ++i) {
+    if (lowered.sources[i].name.empty()) continue;  // a host kernel
+    sources.push_back({lowered.sources[i].name, lowered.sources[i].text()});
+    kernel_of.push_back(i);
+  }
+  if (sources.empty()) return;
+  JitOptions jit;
+  jit.cache_dir = (options.cache_dir.empty() ? default_cache_dir() : options.cache_dir) / "kernels";
+  jit.target = options.target;
+  jit.headers = codegen::kernel_headers();
+  jit.threads =
+      options.jobs > 0 ? options.jobs : static_cast<int>(std::thread::hardware_concurrency());
+  const std::vector<JitResult> results = compile_all(sources, jit);
+  for (size_t i = 0; i < results.size(); ++i) {
+    const JitResult& r = results[i];
+    Kernel& kernel = lowered.plan.kernels[kernel_of[i]];
+    kernel.digest = r.digest;
+    out.kernels.push_back({"kernels/" + r.digest + ".cu", r.source});
+    out.kernels.push_back(
+        {"kernels/" + r.digest + ".cubin", std::string(r.cubin.begin(), r.cubin.end())});
+    (r.from_cache ? out.kernels_from_cache : out.kernels_compiled) += 1;
+  }
 }
 
 CompiledPlan compile(const CompileOptions& options, bool plan_only) {

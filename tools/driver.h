@@ -22,6 +22,10 @@
 
 namespace shunt {
 
+namespace codegen {
+struct Lowered;
+}
+
 struct CompileOptions {
   std::filesystem::path model_dir;
   std::string target = "cpu";
@@ -68,6 +72,11 @@ CompiledPlan compile(const CompileOptions& options, bool plan_only = false);
 /// nullptr: dummy weights.
 CompiledPlan compile(ImportedModel model, const Checkpoint* checkpoint,
                      const CompileOptions& options, bool plan_only = false);
+
+/// What compile() does last, for a module that was lowered otherwise: compiles the kernels for
+/// options.target, through the cache, notes their digests in the lowered plan, and adds them to
+/// `out`, whose plan is left alone. Throws UserError with the compiler's log.
+void compile_kernels(codegen::Lowered& lowered, const CompileOptions& options, CompiledPlan& out);
 
 /// Whether the plan may have ranks reach each other's memory. "auto": on sm_90a with at most 8
 /// ranks, which then must be GPUs of one node. Throws UserError for "on" without GPUs.

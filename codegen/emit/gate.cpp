@@ -154,11 +154,15 @@ struct GateCut {
   }
 };
 
+bool gates_few_enough(const ir::Op& op, const Context& context) {
+  return is_cuda(context) && has_plain_types(op) &&
+         op.operand(3)->type.shape[0].constant() <= kMaxExperts &&
+         op.as<ir::NormGateAttrs>().k <= kMaxTop;
+}
+
 bool supports_norm_gate(const ir::Op& op, const Context& context) {
-  if (!is_cuda(context) || !has_plain_types(op)) return false;
-  const Type& router = op.operand(3)->type;
-  return router.shape[0].constant() <= kMaxExperts && op.as<ir::NormGateAttrs>().k <= kMaxTop &&
-         router.shape[1].constant() * 4 <= context.target.smem_per_block - 16 * 1024;
+  return gates_few_enough(op, context) &&
+         op.operand(3)->type.shape[1].constant() * 4 <= context.target.smem_per_block - 16 * 1024;
 }
 
 double seconds_norm_gate(const ir::Op& op, const Context& context) {
@@ -209,10 +213,8 @@ constexpr int64_t kFewTokens = 128;  // beyond, reading them once for every few 
 constexpr int64_t kFewRows = 4;      // router rows of a block
 
 bool supports_few(const ir::Op& op, const Context& context) {
-  if (!is_cuda(context) || !has_plain_types(op)) return false;
-  const Type& router = op.operand(3)->type;
-  return router.shape[0].constant() <= kMaxExperts && op.as<ir::NormGateAttrs>().k <= kMaxTop &&
-         vector_width(router.shape[1].constant()) >= 4 &&
+  return gates_few_enough(op, context) &&
+         vector_width(op.operand(3)->type.shape[1].constant()) >= 4 &&
          context.bound(op.operand(0)->type.shape[0]) <= kFewTokens;
 }
 

@@ -26,8 +26,7 @@ int64_t bytes_of(const Op& op, const Context& context) {
 }
 
 bool supports(const Op& op, const Context& context) {
-  const int ranks = ranks_of(op, context);
-  return context.peer_memory && is_cuda(context) && ranks >= 2 && ranks <= kMaxPeers &&
+  return is_cuda(context) && exchanges_over_peers(ranks_of(op, context), context.peer_memory) &&
          is_plain_float(op.result()->type.dtype) && bytes_of(op, context) <= kMaxPeerBytes;
 }
 

@@ -316,6 +316,20 @@ __device__ __forceinline__ void norm_tile(const typename C::X* x, const typename
   __syncthreads();
 }
 
+/// gate_row of a tile's tokens, from `first` on, by a block of kThreads.
+template <class C>
+__device__ __forceinline__ void gate_tile(const float* logits,
+                                          const typename C::SelectionBias* bias, const int* forced,
+                                          float* w, int* ids, int64* counts, int first, int T,
+                                          const int* true_T, GroupScratch<C>* scratch) {
+  const int tokens = true_size(true_T, T);
+  for (int t = warp_index(); t < C::kTokens && first + t < T; t += C::kThreads / 32) {
+    const int64 token = first + t, at = token * C::kTop;
+    gate_row<C>(logits + token * C::kExperts, bias, forced + at, w + at, ids + at, counts,
+                token < tokens, scratch[warp_index()]);
+  }
+}
+
 }  // namespace gate
 
 /// blockIdx.x is a tile of kTokens tokens, blockIdx.y a chunk of `chunk_rows` experts; every chunk
@@ -408,12 +422,7 @@ __device__ __forceinline__ void norm_gate(const typename C::X* x, const typename
   } else {
     __syncthreads();
   }
-  const int tokens = true_size(true_T, T);
-  for (int t = warp_index(); t < C::kTokens && first_token + t < T; t += kWarps) {
-    const int64 token = first_token + t, at = token * C::kTop;
-    gate::gate_row<C>(logits + token * C::kExperts, bias, forced + at, w + at, ids + at, counts,
-                      token < tokens, scratch[warp_index()]);
-  }
+  gate::gate_tile<C>(logits, bias, forced, w, ids, counts, first_token, T, true_T, scratch);
 }
 
 }  // namespace shunt

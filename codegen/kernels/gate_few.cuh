@@ -138,14 +138,8 @@ __device__ __forceinline__ void norm_gate_few(const typename C::X* x, const type
   } else {
     __syncthreads();
   }
-  if (picks) {
-    const int tokens = true_size(true_T, T);
-    for (int t = warp_index(); t < C::kTokens && first_token + t < T; t += kWarps) {
-      const int64 token = first_token + t, at = token * C::kTop;
-      gate::gate_row<C>(logits + token * C::kExperts, bias, forced + at, w + at, ids + at, counts,
-                        token < tokens, scratch[warp_index()]);
-    }
-  }
+  if (picks)
+    gate::gate_tile<C>(logits, bias, forced, w, ids, counts, first_token, T, true_T, scratch);
   for (int t = blockIdx.y; t < C::kTokens && first_token + t < T; t += gridDim.y) {
     const float scale = scale_of(t);
 #pragma unroll 1

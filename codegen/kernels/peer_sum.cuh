@@ -3,9 +3,9 @@
 // the link. Sums are in float32, in the order of the ranks, rounded once: the same bits on all
 // ranks. Grids are any size up to kPeerEpochs blocks, all of which must be resident together.
 //
-// peer_sum: every rank pushes its x to all others, and sums what comes. (n - 1) sizes over the
-// link. peer_sum_sliced: every rank sums its slice of the lines, and pushes the result to all
-// others. Two trips, 2 (n - 1) / n sizes.
+// peer_sum: every rank pushes its x to all others, and sums what comes. (n - 1) sizes over the link.
+// peer_sum_sliced: every rank sums its slice of the lines, and pushes the result to all others.
+// Two trips, 2 (n - 1) / n sizes.
 //
 // Config: X (float, f16, bf16), kRanks (2 to kMaxPeers), kThreads.
 #pragma once
@@ -149,7 +149,7 @@ __device__ __forceinline__ void peer_sum_sliced(const typename Config::X* x,
   if (count == 0) return;
   const uint32 epoch = begin_epoch(epochs);
   if (peers_are_dead(guard)) return;
-    // Every line to the rank that sums it.
+  // Every line to the rank that sums it.
 #pragma unroll
   for (int r = 0; r < kRanks; ++r) {
     if (r == me) continue;

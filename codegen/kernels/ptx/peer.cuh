@@ -13,10 +13,10 @@
 //   link, no fence, no barrier; twice the bytes. For small sizes.
 // - Any stores, then a barrier of the block, then signal(): a flag with release semantics. The
 //   reader's await() acquires. Two trips over the link.
-// Memory that peers push lines to is used by alternate epochs (two halves). That suffices if every launch
-// waits for every rank: who pushes in epoch e has ended epoch e - 1, so all others have begun it,
-// and are done with e - 2, whose half it overwrites. Kernels behind the launch of epoch e may read
-// its half, too (epochs[0] is e then), up to the next launch over that role.
+// Memory that peers push lines to is used by alternate epochs (two halves). That suffices if every
+// launch waits for every rank: who pushes in epoch e has ended epoch e - 1, so all others have begun
+// it, and are done with e - 2, whose half it overwrites. Kernels behind the launch of epoch e may
+// read its half, too (epochs[0] is e then), up to the next launch over that role.
 //
 // A wait ends when the host aborts or its limit is over. Then `dead` is set, all results are void,
 // and later kernels neither push nor wait; the host has failed by then, or reads the report.
