@@ -41,6 +41,8 @@ struct PassOptions {
   MoeComm moe_comm = MoeComm::automatic;
   bool peer_memory = false;                  // ranks reach each other's memory (codegen/lower.h)
   std::optional<ExpertMap> expert_map = {};  // for mesh.ep ranks; without: contiguous experts
+  /// Regions (passes/place/regions.h) that every rank along tp computes whole instead of a part.
+  std::vector<std::string> keep_whole = {};
 };
 
 /// How long things take, in seconds. Pure: the same question always has the same answer.

@@ -40,6 +40,10 @@ bool place(ir::Module& module, const PassContext& context) {
         "rank has all tokens already",
         mesh.to_string());
   }
+  if (mesh.tp == 1 && !context.options.keep_whole.empty()) {
+    user_error("--keep-whole {}: this mesh ({}) has no tp that would split it",
+               context.options.keep_whole.front(), mesh.to_string());
+  }
   if (mesh.size() == 1 || step_graph(module) == nullptr) return false;
   SHUNT_CHECK(module.stage == ir::Stage::logical, "the module is placed already");
   Placer(module, context.options).run();

@@ -28,6 +28,7 @@ struct CompileFlags {
   std::string input;      // PLAN or MODEL_DIR
   std::string target;     // empty: the first GPU, else cpu
   Mesh mesh{0, 0, 0, 0};  // 0: not given
+  std::optional<double> link_gbps, link_us;
   std::string
       model_dir;  // of a plan: where its checkpoint is now; empty: where it was at compile time
   void add_to(CLI::App* command);

@@ -61,6 +61,17 @@ void CompileFlags::add_to(CLI::App* command) {
                    "sums and dispatch of tokens through each other's memory; GPUs of one "
                    "node (auto: sm_90a, at most 8 ranks)")
       ->check(CLI::IsMember({"auto", "on", "off"}));
+  command->add_option("--keep-whole", options.keep_whole,
+                      "what ranks along tp compute whole instead of a part: auto (what is quicker "
+                      "so), none, or names by commas (l*.attention,logits)");
+  command
+      ->add_option("--link-gbps", link_gbps,
+                   "10^9 bytes a second of a rank's link, each way (default: the target's NVLink)")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--link-us", link_us,
+                   "microseconds of the smallest collective over the links (default: the target's)")
+      ->check(CLI::PositiveNumber);
   command->add_option("--expert-map", options.expert_map,
                       "which rank has which expert: JSON made by `shunt place`");
 }
@@ -94,6 +105,8 @@ CompileOptions CompileFlags::resolved(bool print_phases) const {
   o.model_dir = input;
   o.target = target.empty() ? default_target() : target;
   o.mesh = complete_mesh(mesh);
+  if (link_gbps) o.link_bytes_per_s = *link_gbps * 1e9;
+  if (link_us) o.link_seconds = *link_us * 1e-6;
   if (print_phases) {
     o.on_phase = [](std::string_view phase, double seconds, std::string_view remark) {
       fmt::print(stderr, "{:<22}{:8.3f} s{}{}\n", phase, seconds, remark.empty() ? "" : "  ",
@@ -126,6 +139,9 @@ Plan CompileFlags::load(const std::filesystem::path& directory) const {
                      : mesh != Mesh{0, 0, 0, 0}            ? "--tp, --dp, --ep or --etp"
                      : options.moe_comm != "auto"          ? "--moe-comm"
                      : options.peer_memory != "auto"       ? "--peer-memory"
+                     : options.keep_whole != "auto"        ? "--keep-whole"
+                     : link_gbps                           ? "--link-gbps"
+                     : link_us                             ? "--link-us"
                      : !options.expert_map.empty()         ? "--expert-map"
                                                            : nullptr;
   if (flag != nullptr) {

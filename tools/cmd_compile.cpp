@@ -1,5 +1,7 @@
 // shunt compile MODEL_DIR -o PLAN: the offline compiler. Prints phases with seconds; --dry-run
 // prints bytes only.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
@@ -22,12 +24,9 @@ struct Flags {
   bool json = false;
 };
 
-/// What a rank needs. KV: for max_num_seqs sequences of max_model_len, which is what never
-/// preempts.
+/// What a rank needs.
 int print_memory(const Plan& plan, bool json) {
-  const int64_t pages_per_seq =
-      (plan.limits.max_model_len + plan.limits.page_size - 1) / plan.limits.page_size;
-  const int64_t pages = pages_per_seq * plan.limits.max_num_seqs;
+  const int64_t pages = pages_of_all(plan);
   const MemoryUse use = memory_needed(plan, pages);
   const int64_t activations = use.workspace + use.io;
   if (json) {
@@ -94,6 +93,9 @@ int body(const Flags& flags) {
       fmt::print(flags.json ? stderr : stdout, "{}", layout_table(layouts, flags.workload));
     if (!layouts.front().refused.empty()) user_error("{}", layouts.front().refused);
     o.mesh = layouts.front().mesh;
+    o.workload = flags.workload;
+    const auto& whole = layouts.front().keep_whole;
+    o.keep_whole = whole.empty() ? "none" : fmt::format("{}", fmt::join(whole, ","));
     fmt::print(stderr, "layout for {} GPUs: {}\n", flags.gpus, o.mesh.to_string());
     if (explains && flags.output.empty() && !flags.dry_run) return 0;
     check_fits(layouts.front(), flags);

@@ -25,6 +25,8 @@ PLANS=${PLANS:-.deps/plans}
 ONLY=${ONLY:-*}
 OUT=${OUT:-$(mktemp -d)}
 export SHUNT_CACHE_DIR=${SHUNT_CACHE_DIR:-/tmp/shunt-cache}
+# All that tp can split is split, as in models that are large enough for it.
+SPLIT=${SPLIT:---keep-whole none}
 table=()
 
 # check NAME COMMAND...: runs it with its log in $OUT, notes the result.
@@ -76,14 +78,14 @@ SAME_IDS='[ -s "$0" ] && cmp "$0" "$1"'  # a run that printed nothing is no succ
 launch_case() {  # N
   local n=$1 prompt="-p 809,315,259,1101 -p 40,484 -n 24 --ids --ignore-eos -q"
   local plan=/tmp/launch-$n.plan
-  "$SHUNT" compile examples/storyteller --target sm_90a --ep "$n" -o "$plan" 2>"$OUT/launch-compile.log" || return 1
+  "$SHUNT" compile examples/storyteller --target sm_90a --ep "$n" $SPLIT -o "$plan" 2>"$OUT/launch-compile.log" || return 1
   "$SHUNT" run $plan $prompt >"$OUT/launch-threads.log" 2>&1
   torchrun --nproc-per-node "$n" --no-python "$SHUNT" run $plan $prompt >"$OUT/launch-torchrun.log" 2>"$OUT/launch-torchrun.err"
   log=launch-mpi
   ranks "$n" "$SHUNT" run $plan $prompt
   wait "${pids[@]}"
   log=launch-sockets
-  "$SHUNT" compile examples/storyteller --target sm_90a --ep "$n" --peer-memory off -o $plan-nccl \
+  "$SHUNT" compile examples/storyteller --target sm_90a --ep "$n" $SPLIT --peer-memory off -o $plan-nccl \
     2>"$OUT/launch-compile-nccl.log" || return 1
   NCCL_P2P_DISABLE=1 NCCL_SHM_DISABLE=1 ranks "$n" "$SHUNT" run $plan-nccl $prompt
   wait "${pids[@]}"
@@ -100,7 +102,7 @@ routes_case() {
   local name="routes$(tr -d ' ' <<<"$1")" text="--text tests/data/storyteller/heldout.txt --tokens 16384"
   [ -f "$OUT/routes-cpu.json" ] ||
     "$SHUNT" verify examples/storyteller --target cpu $text --route-trace "$OUT/routes-cpu.json" >"$OUT/routes-cpu.log" 2>&1
-  check "$name" "$SHUNT" verify examples/storyteller --target sm_90a $text $1 --route-trace "$OUT/$name.json"
+  check "$name" "$SHUNT" verify examples/storyteller --target sm_90a $text $1 $SPLIT --route-trace "$OUT/$name.json"
   local differ
   differ=$(awk 'BEGIN { bad = 0 } /^ *\[[0-9]/ { gsub(/[^0-9,]/, ""); n = split($0, x, ",");
       if (FNR == NR) { want[FNR] = $0; next }
@@ -201,14 +203,14 @@ while [ $# -gt 0 ]; do
     mesh)
       while [[ ${1:-} == --* ]]; do
         for model in $MESH_MODELS; do
-          [[ $model == $ONLY ]] && verify_case "$model$(tr -d ' ' <<<"$1")" "tests/data/conformance/$model" $1
+          [[ $model == $ONLY ]] && verify_case "$model$(tr -d ' ' <<<"$1")" "tests/data/conformance/$model" $1 $SPLIT
         done
         for dir in tests/data/deepspeed/*/; do  # with dp a gate's capacity is another than the golden's
-          [[ $(basename "$dir") == $ONLY && $1 != *--dp* ]] && verify_case "$(basename "$dir")$(tr -d ' ' <<<"$1")" "$dir" $1
+          [[ $(basename "$dir") == $ONLY && $1 != *--dp* ]] && verify_case "$(basename "$dir")$(tr -d ' ' <<<"$1")" "$dir" $1 $SPLIT
         done
-        verify_case "storyteller$(tr -d ' ' <<<"$1")" examples/storyteller --golden tests/data/storyteller/golden.json $1
+        verify_case "storyteller$(tr -d ' ' <<<"$1")" examples/storyteller --golden tests/data/storyteller/golden.json $1 $SPLIT
         check "nll$(tr -d ' ' <<<"$1")" "$SHUNT" verify examples/storyteller --target sm_90a \
-          --text tests/data/storyteller/heldout.txt --tokens 16384 --window 512 $1
+          --text tests/data/storyteller/heldout.txt --tokens 16384 --window 512 $1 $SPLIT
         shift
       done
       ;;
@@ -224,7 +226,7 @@ while [ $# -gt 0 ]; do
       KILL_PLAN=/tmp/kill-$1.plan
       dir=/tmp/shapes/olmoe-1b-7b
       mkdir -p $dir && cp tests/data/configs/olmoe-1b-7b.json $dir/config.json
-      "$SHUNT" compile $dir --dummy-weights --target sm_90a --max-model-len 4096 --ep "$1" -o "$KILL_PLAN" >"$OUT/kill-compile.log" 2>&1
+      "$SHUNT" compile $dir --dummy-weights --target sm_90a --max-model-len 4096 --ep "$1" $SPLIT -o "$KILL_PLAN" >"$OUT/kill-compile.log" 2>&1
       for when in ${KILL_AT:-load:2.5 capture:4.2 prefill:8 decode:6}; do kill_case "$1" "${when%:*}" "${when#*:}"; done
       shift
       ;;

@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <optional>
+#include <sstream>
 #include <thread>
 
 #include "codegen/kernel_headers.h"
@@ -24,6 +25,7 @@
 #include "runtime/checkpoint/digest.h"
 #include "runtime/device.h"
 #include "runtime/jit/jit.h"
+#include "runtime/session.h"
 #include "tools/expert_map_json.h"
 
 namespace shunt {
@@ -100,16 +102,36 @@ passes::MoeComm moe_comm_of(const std::string& name) {
   return static_cast<passes::MoeComm>(it - names.begin());
 }
 
-std::vector<passes::PassRecord> run_all_passes(ir::Module& module, const CompileOptions& options) {
+/// All but keep_whole.
+passes::PassOptions pass_options(const CompileOptions& options) {
   passes::PassOptions p;
   p.mesh = options.mesh;
   p.gather_logits = options.gather_logits;
   p.moe_comm = moe_comm_of(options.moe_comm);
   p.peer_memory = uses_peer_memory(options);
   if (!options.expert_map.empty()) p.expert_map = load_expert_map(options.expert_map);
+  return p;
+}
+
+passes::ShardingChoice sharding_of(const ir::Module& logical, const CompileOptions& options) {
+  if (options.keep_whole == "none") return {};
+  if (options.keep_whole == "auto") {
+    return passes::choose_sharding(logical, target_of(options), pass_options(options),
+                                   options.workload);
+  }
+  passes::ShardingChoice given;
+  std::istringstream text(options.keep_whole);
+  for (std::string name; std::getline(text, name, ',');) given.keep_whole.push_back(name);
+  return given;
+}
+
+std::vector<passes::PassRecord> run_all_passes(ir::Module& module, const CompileOptions& options,
+                                               const passes::ShardingChoice& sharding) {
+  passes::PassOptions p = pass_options(options);
+  p.keep_whole = sharding.keep_whole;
   p.dump_dir = options.dump_phases_to.string();
   if (!p.dump_dir.empty()) make_folder(p.dump_dir);
-  return passes::run_pipeline(module, find_target(options.target), p);
+  return passes::run_pipeline(module, target_of(options), p);
 }
 
 /// Elements of all parameters, and of those one token uses: of a stack of experts, k of E.
@@ -135,16 +157,23 @@ Limits limits_of(const ImportedModel& model) {
   return {l.max_model_len, l.max_num_seqs, l.max_num_batched_tokens, l.max_logit_rows, l.page_size};
 }
 
-codegen::Lowered lower(const ImportedModel& model, const Checkpoint* checkpoint,
+codegen::Lowered lower(const ir::Module& module, const Limits& limits, const Checkpoint* checkpoint,
                        const CompileOptions& options) {
-  codegen::LowerOptions lower_options{find_target(options.target), limits_of(model), {}};
+  const Target target = target_of(options);
+  codegen::LowerOptions lower_options{target, limits, {}};
   lower_options.peer_memory = uses_peer_memory(options);
   lower_options.find_tensor = [&](const std::string& name) {
     const TensorInfo* t = checkpoint->find(name);
     SHUNT_CHECK(t != nullptr, "tensor {} was checked at import", name);
     return codegen::TensorSource{t->file, t->offset, t->bytes};
   };
-  codegen::Lowered lowered = codegen::lower(*model.module, lower_options);
+  return codegen::lower(module, lower_options);
+}
+
+/// With what a plan says of its model.
+codegen::Lowered lower(const ImportedModel& model, const Checkpoint* checkpoint,
+                       const CompileOptions& options) {
+  codegen::Lowered lowered = lower(*model.module, limits_of(model), checkpoint, options);
   Plan& plan = lowered.plan;
   plan.compiler = SHUNT_VERSION;
   plan.activation_dtype = dtype_name(model.activation);
@@ -159,6 +188,18 @@ codegen::Lowered lower(const ImportedModel& model, const Checkpoint* checkpoint,
     }
   }
   return lowered;
+}
+
+/// Whether all sequences that may run at once fit in memory; of a plan that the model is lowered to
+/// for this question.
+bool has_room(const ImportedModel& model, const Checkpoint* checkpoint,
+              const CompileOptions& options, const passes::ShardingChoice& sharding) {
+  const auto module = ir::clone(*model.module);
+  CompileOptions quiet = options;
+  quiet.dump_phases_to.clear();
+  run_all_passes(*module, quiet, sharding);
+  const Plan plan = lower(*module, limits_of(model), checkpoint, options).plan;
+  return fits(memory_needed(plan, pages_of_all(plan)), target_of(options));
 }
 
 void write_file(const fs::path& path, std::string_view bytes) {
@@ -204,6 +245,9 @@ std::string plan_key(const CompileOptions& o) {
                   o.allow_unused_tensors));
   add(fmt::format("{} {} {} {}", o.mesh.to_string(), o.moe_comm, uses_peer_memory(o),
                   o.gather_logits));
+  const Target target = target_of(o);
+  add(fmt::format("{} {} {} {} {}", o.keep_whole, o.workload.batch, o.workload.context,
+                  target.link_bytes_per_s, target.collective_seconds));
   if (!o.expert_map.empty()) add(expert_map_to_json(load_expert_map(o.expert_map)));
   add(fs::canonical(o.model_dir).string());
   for (const char* name : {"config.json", "generation_config.json", "ds_inference_config.json"}) {
@@ -220,6 +264,22 @@ std::string plan_key(const CompileOptions& o) {
 }
 
 }  // namespace
+
+int64_t pages_of_all(const Plan& plan) {
+  const Limits& l = plan.limits;
+  return (l.max_model_len + l.page_size - 1) / l.page_size * l.max_num_seqs;
+}
+
+bool fits(const MemoryUse& use, const Target& target) {
+  return static_cast<double>(use.total()) < 0.9 * static_cast<double>(target.memory_bytes);
+}
+
+Target target_of(const CompileOptions& options) {
+  Target target = find_target(options.target);
+  if (options.link_bytes_per_s) target.link_bytes_per_s = *options.link_bytes_per_s;
+  if (options.link_seconds) target.collective_seconds = *options.link_seconds;
+  return target;
+}
 
 bool uses_peer_memory(const CompileOptions& o) {
   if (o.peer_memory != "auto" && o.peer_memory != "on" && o.peer_memory != "off")
@@ -277,13 +337,19 @@ CompiledPlan compile(const CompileOptions& options, bool plan_only) {
 CompiledPlan compile(ImportedModel model, const Checkpoint* checkpoint,
                      const CompileOptions& options, bool plan_only) {
   PhaseTimer timer(options);
-  for (const passes::PassRecord& r : run_all_passes(*model.module, options)) {
+  CompiledPlan out;
+  out.sharding = sharding_of(*model.module, options);
+  if (!out.sharding.trials.empty()) {
+    if (!out.sharding.keep_whole.empty() && !has_room(model, checkpoint, options, out.sharding))
+      out.sharding.keep_whole = {};
+    timer.end("sharding", fmt::format("{} ways", out.sharding.trials.size()));
+  }
+  for (const passes::PassRecord& r : run_all_passes(*model.module, options, out.sharding)) {
     if (options.on_phase) options.on_phase(r.name, r.seconds, r.changed ? "" : "no change");
   }
   timer.end("passes");
   codegen::Lowered lowered = lower(model, checkpoint, options);
   timer.end("lower", fmt::format("{} programs", lowered.plan.programs.size()));
-  CompiledPlan out;
   if (!plan_only) {
     compile_kernels(lowered, options, out);
     timer.end("kernels", fmt::format("{} compiled, {} from the cache", out.kernels_compiled,
@@ -378,7 +444,8 @@ std::string default_target() {
 
 ModuleForReference import_module(const CompileOptions& options, bool after_passes) {
   Imported in = import(options);
-  if (after_passes) run_all_passes(*in.model.module, options);
+  ir::Module& module = *in.model.module;
+  if (after_passes) run_all_passes(module, options, sharding_of(module, options));
   ModuleForReference out;
   out.limits = limits_of(in.model);
   out.vocab_size = in.model.facts.vocab_size;

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "frontends/explain.h"
 #include "frontends/frontend.h"
 #include "ir/module.h"
+#include "passes/place/choose_sharding.h"
 #include "runtime/plan/plan.h"
 
 namespace shunt {
@@ -25,6 +27,7 @@ namespace shunt {
 namespace codegen {
 struct Lowered;
 }
+struct MemoryUse;
 
 struct CompileOptions {
   std::filesystem::path model_dir;
@@ -34,14 +37,20 @@ struct CompileOptions {
   int64_t max_num_seqs = 0;
   int64_t max_num_batched_tokens = 0;
   int64_t max_logit_rows = 0;
-  bool dummy_weights = false;         // config.json is enough; random weights
-  Mesh mesh = {};                     // of the ranks that the plan is for
-  std::filesystem::path expert_map;   // JSON for mesh.ep ranks (docs/placement.md); or empty
-  std::string moe_comm = "auto";      // how tokens of dp groups reach experts: allgather, alltoall
-  std::string peer_memory = "auto";   // kernels that reach other GPUs' memory: auto, on, off
-  bool gather_logits = false;         // adds the output all_logits that `verify` uses with dp
-  bool force_routing = false;         // adds the forced.N inputs that `verify` uses
-  bool allow_unused_tensors = false;  // FrontendOptions'
+  bool dummy_weights = false;        // config.json is enough; random weights
+  Mesh mesh = {};                    // of the ranks that the plan is for
+  std::filesystem::path expert_map;  // JSON for mesh.ep ranks (docs/placement.md); or empty
+  std::string moe_comm = "auto";     // how tokens of dp groups reach experts: allgather, alltoall
+  std::string peer_memory = "auto";  // kernels that reach other GPUs' memory: auto, on, off
+  /// What ranks along tp compute whole instead of a part of it: "auto" (what is quicker so),
+  /// "none", or names, by commas, of passes/place/regions.h.
+  std::string keep_whole = "auto";
+  passes::Workload workload = {};               // that `auto` is for
+  std::optional<double> link_bytes_per_s = {};  // of the links between ranks; else the target's
+  std::optional<double> link_seconds = {};      // of the smallest collective over them
+  bool gather_logits = false;             // adds the output all_logits that `verify` uses with dp
+  bool force_routing = false;             // adds the forced.N inputs that `verify` uses
+  bool allow_unused_tensors = false;      // FrontendOptions'
   std::filesystem::path dump_phases_to;   // a .mir file a pass; empty: none
   std::filesystem::path dump_kernels_to;  // .cu and .cubin of every kernel; empty: none
   std::filesystem::path cache_dir;        // empty: default_cache_dir()
@@ -61,6 +70,8 @@ struct CompiledPlan {
     std::string bytes;
   };
   std::vector<File> kernels;
+  passes::ShardingChoice
+      sharding;  // what ranks along tp keep whole; trials only where it was chosen
   int kernels_compiled = 0, kernels_from_cache = 0;
 };
 
@@ -72,6 +83,14 @@ CompiledPlan compile(const CompileOptions& options, bool plan_only = false);
 /// nullptr: dummy weights.
 CompiledPlan compile(ImportedModel model, const Checkpoint* checkpoint,
                      const CompileOptions& options, bool plan_only = false);
+
+/// KV pages of max_num_seqs sequences of max_model_len: with so many nothing is preempted.
+int64_t pages_of_all(const Plan& plan);
+/// In 90 % of the target's memory.
+bool fits(const MemoryUse& use, const Target& target);
+
+/// options.target with the links that the options name. Throws UserError for an unknown name.
+Target target_of(const CompileOptions& options);
 
 /// What compile() does last, for a module that was lowered otherwise: compiles the kernels for
 /// options.target, through the cache, notes their digests in the lowered plan, and adds them to

@@ -1,6 +1,8 @@
 // The layout chooser. Entry point: compare_layouts(). Tested by tests/tools/layout_test.cpp.
 #include "tools/layout.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <future>
 #include <mutex>
@@ -37,19 +39,21 @@ Layout measure(CompileOptions options, const Mesh& mesh, const passes::Workload&
   Layout layout;
   layout.mesh = mesh;
   options.mesh = mesh;
+  options.workload = workload;
   options.on_phase = {};
   options.on_warning = {};
   try {
     const CompiledPlan compiled = compile(options, true);
     const Plan& plan = compiled.plan;
-    const Target& target = find_target(options.target);
+    const Target target = target_of(options);
     layout.step =
         passes::predict_decode(*compiled.module, target, workload, uses_peer_memory(options));
     const int64_t sequences = (workload.batch + mesh.dp - 1) / mesh.dp;
     const int64_t pages = (workload.context + plan.limits.page_size - 1) / plan.limits.page_size;
-    layout.rank_bytes = memory_needed(plan, sequences * pages).total();
-    layout.fits =
-        static_cast<double>(layout.rank_bytes) < 0.9 * static_cast<double>(target.memory_bytes);
+    const MemoryUse use = memory_needed(plan, sequences * pages);
+    layout.rank_bytes = use.total();
+    layout.fits = fits(use, target);
+    layout.keep_whole = compiled.sharding.keep_whole;
   } catch (const UserError& e) {
     layout.refused = e.what();
   }
@@ -115,12 +119,14 @@ std::string layout_table(const std::vector<Layout>& layouts, const passes::Workl
       continue;
     }
     const auto ms = [](double s) { return s * 1e3; };
+    const std::string whole =
+        l.keep_whole.empty() ? "" : fmt::format("  whole: {}", fmt::join(l.keep_whole, ", "));
     out +=
-        fmt::format("{:<28}{:>8.3f}{:>9.3f}{:>9.3f}{:>11.3f}{:>8.3f}{:>7.3f}{:>12.2f}{}\n",
+        fmt::format("{:<28}{:>8.3f}{:>9.3f}{:>9.3f}{:>11.3f}{:>8.3f}{:>7.3f}{:>12.2f}{}{}\n",
                     l.mesh.to_string(), ms(l.step.seconds()), ms(l.step.experts), ms(l.step.dense),
                     ms(l.step.attention), ms(l.step.other), ms(l.step.communication),
                     static_cast<double>(l.rank_bytes) / static_cast<double>(int64_t{1} << 30),
-                    l.fits ? "" : "  does not fit");
+                    whole, l.fits ? "" : "  does not fit");
   }
   return out;
 }

@@ -16,7 +16,8 @@ struct Layout {
   passes::StepPrediction step;
   int64_t rank_bytes = 0;  // weights, activations, and KV of the workload, on the fullest rank
   bool fits = true;        // in 90 % of the target's memory
-  std::string refused;     // why it cannot be compiled; then the rest is empty
+  std::vector<std::string> keep_whole = {};  // as CompileOptions
+  std::string refused;                       // why it cannot be compiled; then the rest is empty
 };
 
 /// All meshes of `gpus` ranks whose axes agree with `given` (0: free), the best first: what fits by

@@ -1,9 +1,12 @@
 // The walk over @step. Entry point: Placer::run(). Tested by tests/passes/place.mir.
 #include "passes/place/placer.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 #include "ir/error.h"
+#include "passes/place/regions.h"
 
 namespace shunt::passes {
 
@@ -23,6 +26,7 @@ Placer::Placer(ir::Module& module, const PassOptions& options)
 void Placer::run() {
   module_.mesh = mesh_;
   module_.stage = ir::Stage::placed;
+  keep_regions_whole();
   place_states();
   for (at_ = step_.ops.begin(); at_ != step_.ops.end(); ++at_) {
     Op& op = **at_;
@@ -64,6 +68,7 @@ void Placer::gather_results() {
 }
 
 void Placer::visit(Op& op) {
+  if (kept_whole_.contains(&op)) return keep_whole(op);
   switch (op.kind) {
     case OpKind::linear: return place_linear(op);
     case OpKind::pointwise: return place_pointwise(op);
@@ -88,6 +93,23 @@ void Placer::visit(Op& op) {
 void Placer::keep_whole(Op& op) {
   for (size_t i = 0; i < op.operands.size(); ++i) want_whole(op, i);
   settle(op, {});
+}
+
+void Placer::keep_regions_whole() {
+  std::set<std::string> unknown(options_.keep_whole.begin(), options_.keep_whole.end());
+  std::set<std::string> names;
+  const std::set<std::string> wanted = unknown;
+  for (const Region& region : find_regions(step_, tp_wishes_, mesh_.tp)) {
+    names.insert(region.name);
+    if (!wanted.contains(region.name)) continue;
+    unknown.erase(region.name);
+    kept_whole_.insert(region.ops.begin(), region.ops.end());
+    for (const Value* state : region.states) heads_.erase(state);
+  }
+  if (!unknown.empty()) {
+    user_error("nothing that tp {} splits is called {} (there is: {})", mesh_.tp, *unknown.begin(),
+               names.empty() ? "nothing" : fmt::format("{}", fmt::join(names, ", ")));
+  }
 }
 
 /// A rank keeps the rows of its own kv heads.

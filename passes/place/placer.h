@@ -5,6 +5,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -52,6 +53,7 @@ class Placer {
   // ---- placer.cpp: the walk ----
   void visit(ir::Op& op);
   void keep_whole(ir::Op& op);
+  void keep_regions_whole();
   void finish_pinned(ir::Value& value);
   void place_states();
   void gather_results();
@@ -103,9 +105,10 @@ class Placer {
   const PassOptions& options_;
   const Mesh mesh_;
   ir::Graph& step_;
-  Iterator at_;  // the op that is placed
-  StateHeads heads_;
+  Iterator at_;       // the op that is placed
+  StateHeads heads_;  // of the states that are split
   WishFinder tp_wishes_, etp_wishes_;
+  std::set<const ir::Op*> kept_whole_;                // that rules would split
   std::map<const ir::Value*, Placement> placements_;  // absent: whole
   std::vector<std::tuple<const ir::Value*, Placement, ir::Value*>> conversions_;
   std::map<const ir::Value*, ir::Value*> gathered_, local_ids_;

@@ -188,6 +188,7 @@ void Placer::place_embedding(Op& op) {
   Value* table = op.operand(1);
   for (const Op* user : table->users) {
     if (user->kind != OpKind::linear || user->operand(1) != table || mesh_.tp == 1) continue;
+    if (kept_whole_.contains(user)) continue;
     const std::optional<Wish> wish = tp_wishes_.of(user->result(), 1);
     if (!wish) continue;
     const Layout layout = tp_wishes_.choose(*wish, table->type.shape[0].constant());

@@ -8,6 +8,7 @@
 // SHUNT_MESH_TARGET=sm_90a plans run on the GPUs of this machine, of which SHUNT_MESH_RANKS must
 // not name more than there are; activations are f32 or what SHUNT_MESH_DTYPE says, and the experts
 // of all tokens are forced.
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -16,6 +17,7 @@
 #include <regex>
 
 #include "ir/error.h"
+#include "passes/place/regions.h"
 #include "passes/runner.h"
 #include "tests/meshes/random_mesh.h"
 #include "tests/meshes/random_model.h"
@@ -83,14 +85,24 @@ class Draw {
       options_.expert_map = model_.path() / "map.json";
       std::ofstream(options_.expert_map) << expert_map_to_json(*passes_.expert_map);
     }
+    if (mesh_.tp > 1 && dice_.one_in(3)) {
+      for (const std::string& region : passes::region_names(*model.module, mesh_.tp)) {
+        if (dice_.coin()) passes_.keep_whole.push_back(region);
+      }
+    }
+    if (!passes_.keep_whole.empty())
+      options_.keep_whole = fmt::format("{}", fmt::join(passes_.keep_whole, ","));
+    else if (dice_.coin())
+      options_.keep_whole = "none";
   }
 
   std::string text() const {
-    return fmt::format(
-        "mesh {}, tokens by {}{}, {} sequences, T up to {}{}\n{}\n{}", mesh_.to_string(),
-        options_.moe_comm, passes_.expert_map ? ", expert map" : "", script_.prompts.size(),
-        frontend_.max_num_batched_tokens, frontend_.force_routing ? ", forced routing" : "",
-        model_.text(), passes_.expert_map ? expert_map_to_json(*passes_.expert_map) : "");
+    return fmt::format("mesh {}, tokens by {}, whole: {}{}, {} sequences, T up to {}{}\n{}\n{}",
+                       mesh_.to_string(), options_.moe_comm, options_.keep_whole,
+                       passes_.expert_map ? ", expert map" : "", script_.prompts.size(),
+                       frontend_.max_num_batched_tokens,
+                       frontend_.force_routing ? ", forced routing" : "", model_.text(),
+                       passes_.expert_map ? expert_map_to_json(*passes_.expert_map) : "");
   }
 
   Outcome run() {
@@ -155,7 +167,11 @@ class Draw {
       frontend.cpu = false;
       CompileOptions options = options_;
       options.target = "sm_90a";
-      if (mesh.size() == 1) options.mesh = {}, options.moe_comm = "auto", options.expert_map = "";
+      if (mesh.size() == 1) {
+        options.mesh = {};
+        options.moe_comm = options.keep_whole = "auto";
+        options.expert_map = "";
+      }
       try {
         compile(model_.import(frontend), &model_.checkpoint(), options,
                 setting("SHUNT_MESH_KERNELS", 0) == 0);

@@ -112,7 +112,7 @@ TEST(RankFlags, WhatHasNoEffectIsAnError) {
 
 TEST(InspectRanks, PlacementAndCommunication) {
   const Ran r = shunt({"inspect", storyteller(), "--target", "cpu", "--ep", "3", "--show",
-                       "placement,comm", "-o", "json"});
+                       "placement,comm", "-o", "json", "--keep-whole", "none"});
   ASSERT_EQ(r.code, 0) << r.err;
   const auto json = nlohmann::json::parse(r.out);
   const auto& placement = json["placement"];
@@ -132,7 +132,7 @@ TEST(InspectRanks, PlacementAndCommunication) {
 TEST(InspectRanks, ExchangesOverPeerMemory) {
   const auto exchanges = [](const char* axis, const char* n) {
     const Ran r = shunt({"inspect", storyteller(), "--target", "sm_90a", axis, n, "--ep", n,
-                         "--show", "comm", "-o", "json"});
+                         "--show", "comm", "-o", "json", "--keep-whole", "none"});
     EXPECT_EQ(r.code, 0) << r.err;
     std::map<std::string, int> count;
     const auto json = nlohmann::json::parse(r.out);

@@ -23,6 +23,7 @@ struct MeshCase {
   Mesh mesh;
   int redundant = 0;  // experts that get a second replica
   std::string moe_comm = "auto";
+  std::string keep_whole = "none";
 };
 
 const MeshCase kMeshes[] = {
@@ -38,6 +39,9 @@ const MeshCase kMeshes[] = {
     {"dp3_ep3_alltoall", {3, 1, 3, 1}, 2, "alltoall"},
     {"dp2_tp2_ep4_alltoall", {2, 2, 4, 1}, 2, "alltoall"},
     {"dp2_tp2_ep2_etp2_alltoall", {2, 2, 2, 2}, 0, "alltoall"},
+    // Small models have little to split: most stays whole.
+    {"tp2_auto", {1, 2, 1, 2}, 0, "auto", "auto"},
+    {"dp2_tp2_ep4_auto", {2, 2, 4, 1}, 2, "auto", "auto"},
 };
 
 const char* const kModels[] = {"conformance/mixtral",         "conformance/qwen2_moe",
@@ -75,6 +79,7 @@ class OnMesh : public testing::TestWithParam<std::tuple<const char*, MeshCase>> 
     options_.mesh = mesh.mesh;
     options_.gather_logits = mesh.mesh.dp > 1;
     options_.moe_comm = mesh.moe_comm;
+    options_.keep_whole = mesh.keep_whole;
     scratch_ = fs::path(testing::TempDir()) /
                ("mesh-" + options_.model_dir.filename().string() + "-" + mesh.name);
     if (mesh.redundant > 0) {
@@ -132,6 +137,7 @@ class CapacityOfAGroup : public testing::TestWithParam<const char*> {};
 /// on one rank.
 TEST_P(CapacityOfAGroup, CountsItsOwnTokens) {
   CompileOptions options;
+  options.keep_whole = "none";
   options.model_dir = test::data(GetParam());
   const auto golden = load_golden(options.model_dir / "golden.safetensors");
   options.max_model_len = options.max_num_batched_tokens = options.max_logit_rows = 32;
@@ -197,6 +203,7 @@ std::vector<std::vector<int32_t>> generate(const CompileOptions& options, const 
 
 TEST(EngineOnMesh, SameIdsAsOneRank) {
   CompileOptions options;
+  options.keep_whole = "none";
   options.model_dir = test::storyteller();
   options.max_model_len = 256;
   options.max_num_seqs = 3;
@@ -214,6 +221,7 @@ TEST(EngineOnMesh, SameIdsAsOneRank) {
 /// The rows that a GPU plan takes for tokens of two groups.
 TEST(MoeComm, DispatchesOverPeerMemory) {
   CompileOptions options;
+  options.keep_whole = "none";
   options.model_dir = test::data("conformance/mixtral");
   options.target = "sm_90a";
   options.mesh = {2, 1, 2, 1};
@@ -237,6 +245,7 @@ TEST(MoeComm, DispatchesOverPeerMemory) {
 
 TEST(MoeComm, NeedsSeveralGroups) {
   CompileOptions options;
+  options.keep_whole = "none";
   options.model_dir = test::data("conformance/mixtral");
   options.mesh = {1, 2, 2, 1};
   options.moe_comm = "alltoall";
@@ -251,6 +260,7 @@ TEST(MoeComm, NeedsSeveralGroups) {
 /// A rank reads its own parts and what all ranks have, byte for byte, and nothing else.
 TEST(LoadingOnMesh, ARankReadsItsPartsOnly) {
   CompileOptions options;
+  options.keep_whole = "none";
   options.model_dir = test::storyteller();
   const Plan one = compile(options, true).plan;
   const auto bytes = [](const Plan& plan, int rank, bool shared) {
@@ -290,6 +300,7 @@ TEST(LoadingOnMesh, ARankReadsItsPartsOnly) {
 /// A rank that fails takes the others with it, and the error says which one.
 TEST(RanksTest, AFailingRankEndsAll) {
   CompileOptions options;
+  options.keep_whole = "none";
   options.model_dir = test::storyteller();
   options.mesh = {1, 2, 2, 1};
   const fs::path directory = fs::path(testing::TempDir()) / "failing-rank";
@@ -316,6 +327,7 @@ TEST(RanksTest, AFailingRankEndsAll) {
 
 TEST(RanksTest, LaunchersThatDoNotFit) {
   CompileOptions options;
+  options.keep_whole = "none";
   options.model_dir = test::storyteller();
   options.mesh = {1, 2, 2, 1};
   const Plan plan = compile(options, true).plan;

@@ -63,6 +63,7 @@ class CountsOnMesh : public testing::TestWithParam<CountCase> {};
 
 TEST_P(CountsOnMesh, AreThoseOfTheEvaluator) {
   CompileOptions options;
+  options.keep_whole = "none";
   options.model_dir = test::data(GetParam().model);
   options.mesh = GetParam().mesh;
   options.moe_comm = GetParam().moe_comm;
@@ -291,6 +292,7 @@ TEST(RouteTraceRoad, RanksGetTheRoutesThatTheMapPromises) {
   place.redundant = 4;
   const ExpertMap map = study_placement(place).planned;
   CompileOptions options;
+  options.keep_whole = "none";
   options.model_dir = test::storyteller();
   options.max_model_len = options.max_num_batched_tokens = 512;
   options.max_logit_rows = 512;
