@@ -10,12 +10,17 @@ namespace {
 // Lines carry as many bytes of epochs as of data (codegen/kernels/ptx/peer.cuh).
 constexpr double kLineOverhead = 2;
 
+/// Seconds of the smallest collective, in Target::collective_seconds.
+double with_ranks(int ranks) { return 1 + 0.15 * ranks; }
+
 }  // namespace
+
+double collective_seconds_of_two(double seconds) { return seconds / with_ranks(2); }
 
 double comm_seconds(int rounds, double bytes, int ranks, const Target& target) {
   if (ranks <= 1) return 0;
   const double n = ranks;
-  return target.collective_seconds * (1 + 0.15 * n) +
+  return target.collective_seconds * with_ranks(ranks) +
          rounds * (n - 1) / n * bytes / target.link_bytes_per_s;
 }
 

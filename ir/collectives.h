@@ -26,6 +26,9 @@ constexpr bool exchanges_by_lines(double landing_bytes, int64_t row_bytes) {
   return landing_bytes <= static_cast<double>(kMaxPeerBytes) && row_bytes % 8 == 0;
 }
 
+/// Target::collective_seconds with which an all-reduce of a few bytes takes two ranks `seconds`.
+double collective_seconds_of_two(double seconds);
+
 /// Through the communicator, `bytes` in all over the link in `rounds` (an all-reduce has two).
 double comm_seconds(int rounds, double bytes, int ranks, const Target& target);
 /// Every rank pushes its copy to all.

@@ -22,6 +22,16 @@ CLI::Validator in_range(int64_t low, int64_t high) {
   return CLI::Validator(CLI::Range(low, high)).description("");
 }
 
+CLI::Validator positive_number(double low, double high) {
+  return CLI::Validator(
+      [low, high](std::string& text) {
+        double x = 0;
+        if (CLI::detail::lexical_cast(text, x) && x >= low && x <= high) return std::string();
+        return fmt::format("{} is no number from {} to {}", text, low, high);
+      },
+      "");
+}
+
 void CompileFlags::add_to(CLI::App* command) {
   const auto count = in_range(0, int64_t{1} << 40);
   command
@@ -63,15 +73,16 @@ void CompileFlags::add_to(CLI::App* command) {
       ->check(CLI::IsMember({"auto", "on", "off"}));
   command->add_option("--keep-whole", options.keep_whole,
                       "what ranks along tp compute whole instead of a part: auto (what is quicker "
-                      "so), none, or names by commas (l*.attention,logits)");
+                      "so, for 8 sequences of 1024 tokens), none, or names by commas, as "
+                      "compile --explain prints them");
   command
       ->add_option("--link-gbps", link_gbps,
-                   "10^9 bytes a second of a rank's link, each way (default: the target's NVLink)")
-      ->check(CLI::PositiveNumber);
+                   "10^9 bytes a second of a rank's link, each way, where it is not NVLink")
+      ->check(positive_number(1e-3, 1e6));
   command
       ->add_option("--link-us", link_us,
-                   "microseconds of the smallest collective over the links (default: the target's)")
-      ->check(CLI::PositiveNumber);
+                   "microseconds of the smallest all-reduce of two ranks over such links")
+      ->check(positive_number(1e-3, 1e9));
   command->add_option("--expert-map", options.expert_map,
                       "which rank has which expert: JSON made by `shunt place`");
 }

@@ -1,7 +1,5 @@
 // shunt compile MODEL_DIR -o PLAN: the offline compiler. Prints phases with seconds; --dry-run
 // prints bytes only.
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
@@ -24,9 +22,12 @@ struct Flags {
   bool json = false;
 };
 
-/// What a rank needs.
+/// What a rank needs. KV: for max_num_seqs sequences of max_model_len, which is what never
+/// preempts.
 int print_memory(const Plan& plan, bool json) {
-  const int64_t pages = pages_of_all(plan);
+  const int64_t pages_per_seq =
+      (plan.limits.max_model_len + plan.limits.page_size - 1) / plan.limits.page_size;
+  const int64_t pages = pages_per_seq * plan.limits.max_num_seqs;
   const MemoryUse use = memory_needed(plan, pages);
   const int64_t activations = use.workspace + use.io;
   if (json) {
@@ -79,6 +80,7 @@ int body(const Flags& flags) {
     user_error("{} is a plan already: compile takes a model directory", flags.compile.input);
   }
   CompileOptions o = flags.compile.resolved(!flags.json);
+  o.workload = flags.workload;
   const bool explains = flags.gpus > 0 && flags.explain;
   if (flags.output.empty() && !flags.dry_run && !explains)
     user_error("compile needs -o PLAN (or --dry-run)");
@@ -89,14 +91,15 @@ int body(const Flags& flags) {
                                          [&](const std::string& line) { progress.show(line); });
     progress.clear();
     o.on_warning = {};  // they were said
+    if (const std::string w = links_warning(o, flags.gpus); !w.empty())
+      fmt::print(stderr, "warning: {}\n", w);
     if (flags.explain)
       fmt::print(flags.json ? stderr : stdout, "{}", layout_table(layouts, flags.workload));
     if (!layouts.front().refused.empty()) user_error("{}", layouts.front().refused);
     o.mesh = layouts.front().mesh;
-    o.workload = flags.workload;
-    const auto& whole = layouts.front().keep_whole;
-    o.keep_whole = whole.empty() ? "none" : fmt::format("{}", fmt::join(whole, ","));
-    fmt::print(stderr, "layout for {} GPUs: {}\n", flags.gpus, o.mesh.to_string());
+    if (o.mesh.tp == 1 && o.keep_whole != "auto") o.keep_whole = "none";  // the names are of others
+    fmt::print(stderr, "layout for {} GPUs: {}{}\n", flags.gpus, o.mesh.to_string(),
+               o.mesh.tp == 1 ? "" : "; whole: " + kept_whole_text(layouts.front().keep_whole));
     if (explains && flags.output.empty() && !flags.dry_run) return 0;
     check_fits(layouts.front(), flags);
   }
@@ -132,12 +135,11 @@ void add_compile(CLI::App& app, Command& slot) {
   gpus->check(in_range(0, 4096));
   c->add_flag("--explain", flags->explain, "with --gpus: print all layouts, predicted")
       ->needs(gpus);
-  c->add_option("--batch", flags->workload.batch, "with --gpus: sequences that decode at once")
-      ->check(in_range(1, 1 << 20))
-      ->needs(gpus);
-  c->add_option("--context", flags->workload.context, "with --gpus: tokens a sequence has")
-      ->check(in_range(1, 1 << 24))
-      ->needs(gpus);
+  c->add_option("--batch", flags->workload.batch,
+                "sequences that decode at once, for which --gpus and --keep-whole auto choose")
+      ->check(in_range(1, 1 << 20));
+  c->add_option("--context", flags->workload.context, "tokens a sequence has then")
+      ->check(in_range(1, 1 << 24));
   CLI::Option* dry_run = c->add_flag("--dry-run", flags->dry_run,
                                      "print the exact bytes a rank needs and write no plan");
   dry_run->excludes(dump_kernels);  // it compiles none

@@ -161,7 +161,6 @@ void write_map(const ExpertMap& map, const std::string& path) {
 }
 
 int body(Flags& f) {
-  if (std::isnan(f.link_gbps)) user_error("--link-gbps is not a number");
   f.options.link_bytes_per_s = f.link_gbps * 1e9;
   const PlaceStudy study = study_placement(f.options);
   std::vector<Judge> judges = {{study.profile, study.counts}};
@@ -204,7 +203,7 @@ void add_place(CLI::App& app, Command& slot) {
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 30));
   c->add_option("--link-gbps", f->link_gbps, "10^9 bytes a second of a rank's link, each way")
-      ->check(CLI::Range(1e-3, 1e6).description(""));
+      ->check(positive_number(1e-3, 1e6));
   c->add_option("--target", o.target, "cpu, sm_90a or sm_80 (default: the plan's, else sm_90a)");
   c->add_option("--model-dir", o.model_dir, "of a plan: its model directory, if that was moved");
   c->add_option("-o,--output", f->output, "the map to write (default: none is written)");

@@ -6,12 +6,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <fmt/ranges.h>
+
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <thread>
 
@@ -25,7 +28,6 @@
 #include "runtime/checkpoint/digest.h"
 #include "runtime/device.h"
 #include "runtime/jit/jit.h"
-#include "runtime/session.h"
 #include "tools/expert_map_json.h"
 
 namespace shunt {
@@ -113,16 +115,27 @@ passes::PassOptions pass_options(const CompileOptions& options) {
   return p;
 }
 
+/// The names that options.keep_whole has, sorted, each once.
+std::vector<std::string> given_names(const CompileOptions& options) {
+  std::set<std::string> names;
+  std::istringstream text(options.keep_whole + ",");
+  for (std::string name; std::getline(text, name, ',');) {
+    const size_t begin = name.find_first_not_of(' ');
+    if (begin == std::string::npos)
+      user_error("--keep-whole '{}' has an empty name: give auto, none or names",
+                 options.keep_whole);
+    names.insert(name.substr(begin, name.find_last_not_of(' ') - begin + 1));
+  }
+  return {names.begin(), names.end()};
+}
+
 passes::ShardingChoice sharding_of(const ir::Module& logical, const CompileOptions& options) {
   if (options.keep_whole == "none") return {};
   if (options.keep_whole == "auto") {
     return passes::choose_sharding(logical, target_of(options), pass_options(options),
                                    options.workload);
   }
-  passes::ShardingChoice given;
-  std::istringstream text(options.keep_whole);
-  for (std::string name; std::getline(text, name, ',');) given.keep_whole.push_back(name);
-  return given;
+  return {given_names(options), {}};
 }
 
 std::vector<passes::PassRecord> run_all_passes(ir::Module& module, const CompileOptions& options,
@@ -157,23 +170,17 @@ Limits limits_of(const ImportedModel& model) {
   return {l.max_model_len, l.max_num_seqs, l.max_num_batched_tokens, l.max_logit_rows, l.page_size};
 }
 
-codegen::Lowered lower(const ir::Module& module, const Limits& limits, const Checkpoint* checkpoint,
+codegen::Lowered lower(const ImportedModel& model, const Checkpoint* checkpoint,
                        const CompileOptions& options) {
   const Target target = target_of(options);
-  codegen::LowerOptions lower_options{target, limits, {}};
+  codegen::LowerOptions lower_options{target, limits_of(model), {}};
   lower_options.peer_memory = uses_peer_memory(options);
   lower_options.find_tensor = [&](const std::string& name) {
     const TensorInfo* t = checkpoint->find(name);
     SHUNT_CHECK(t != nullptr, "tensor {} was checked at import", name);
     return codegen::TensorSource{t->file, t->offset, t->bytes};
   };
-  return codegen::lower(module, lower_options);
-}
-
-/// With what a plan says of its model.
-codegen::Lowered lower(const ImportedModel& model, const Checkpoint* checkpoint,
-                       const CompileOptions& options) {
-  codegen::Lowered lowered = lower(*model.module, limits_of(model), checkpoint, options);
+  codegen::Lowered lowered = codegen::lower(*model.module, lower_options);
   Plan& plan = lowered.plan;
   plan.compiler = SHUNT_VERSION;
   plan.activation_dtype = dtype_name(model.activation);
@@ -188,18 +195,6 @@ codegen::Lowered lower(const ImportedModel& model, const Checkpoint* checkpoint,
     }
   }
   return lowered;
-}
-
-/// Whether all sequences that may run at once fit in memory; of a plan that the model is lowered to
-/// for this question.
-bool has_room(const ImportedModel& model, const Checkpoint* checkpoint,
-              const CompileOptions& options, const passes::ShardingChoice& sharding) {
-  const auto module = ir::clone(*model.module);
-  CompileOptions quiet = options;
-  quiet.dump_phases_to.clear();
-  run_all_passes(*module, quiet, sharding);
-  const Plan plan = lower(*module, limits_of(model), checkpoint, options).plan;
-  return fits(memory_needed(plan, pages_of_all(plan)), target_of(options));
 }
 
 void write_file(const fs::path& path, std::string_view bytes) {
@@ -265,20 +260,25 @@ std::string plan_key(const CompileOptions& o) {
 
 }  // namespace
 
-int64_t pages_of_all(const Plan& plan) {
-  const Limits& l = plan.limits;
-  return (l.max_model_len + l.page_size - 1) / l.page_size * l.max_num_seqs;
-}
-
-bool fits(const MemoryUse& use, const Target& target) {
-  return static_cast<double>(use.total()) < 0.9 * static_cast<double>(target.memory_bytes);
-}
-
 Target target_of(const CompileOptions& options) {
   Target target = find_target(options.target);
   if (options.link_bytes_per_s) target.link_bytes_per_s = *options.link_bytes_per_s;
-  if (options.link_seconds) target.collective_seconds = *options.link_seconds;
+  if (options.link_seconds)
+    target.collective_seconds = collective_seconds_of_two(*options.link_seconds);
   return target;
+}
+
+std::string links_warning(const CompileOptions& o, int ranks) {
+  if (ranks <= kMaxPeers || find_target(o.target).is_cpu() || o.link_bytes_per_s || o.link_seconds)
+    return "";
+  return fmt::format(
+      "{} ranks are on several nodes, and layouts are chosen as if NVLink joined them: give "
+      "--link-gbps and --link-us",
+      ranks);
+}
+
+std::string kept_whole_text(const std::vector<std::string>& names) {
+  return names.empty() ? "nothing" : fmt::format("{}", fmt::join(names, ", "));
 }
 
 bool uses_peer_memory(const CompileOptions& o) {
@@ -296,6 +296,7 @@ bool uses_peer_memory(const CompileOptions& o) {
                kMaxPeers);
   }
   if (o.mesh.size() == 1 || o.peer_memory == "off") return false;
+  if (o.peer_memory == "auto" && (o.link_bytes_per_s || o.link_seconds)) return false;
   return o.peer_memory == "on" || (o.target == "sm_90a" && o.mesh.size() <= kMaxPeers);
 }
 
@@ -337,12 +338,13 @@ CompiledPlan compile(const CompileOptions& options, bool plan_only) {
 CompiledPlan compile(ImportedModel model, const Checkpoint* checkpoint,
                      const CompileOptions& options, bool plan_only) {
   PhaseTimer timer(options);
+  const std::string warning = links_warning(options, options.mesh.size());
+  if (options.on_warning && !warning.empty()) options.on_warning(warning);
   CompiledPlan out;
   out.sharding = sharding_of(*model.module, options);
   if (!out.sharding.trials.empty()) {
-    if (!out.sharding.keep_whole.empty() && !has_room(model, checkpoint, options, out.sharding))
-      out.sharding.keep_whole = {};
-    timer.end("sharding", fmt::format("{} ways", out.sharding.trials.size()));
+    timer.end("sharding", fmt::format("{} ways; whole: {}", out.sharding.trials.size(),
+                                      kept_whole_text(out.sharding.keep_whole)));
   }
   for (const passes::PassRecord& r : run_all_passes(*model.module, options, out.sharding)) {
     if (options.on_phase) options.on_phase(r.name, r.seconds, r.changed ? "" : "no change");
@@ -361,6 +363,7 @@ CompiledPlan compile(ImportedModel model, const Checkpoint* checkpoint,
     }
   }
   out.plan = std::move(lowered.plan);
+  out.plan.kept_whole = out.sharding.keep_whole;
   out.module = std::move(model.module);
   if (!plan_only) {
     validate(out.plan);

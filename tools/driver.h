@@ -27,7 +27,6 @@ namespace shunt {
 namespace codegen {
 struct Lowered;
 }
-struct MemoryUse;
 
 struct CompileOptions {
   std::filesystem::path model_dir;
@@ -43,11 +42,12 @@ struct CompileOptions {
   std::string moe_comm = "auto";     // how tokens of dp groups reach experts: allgather, alltoall
   std::string peer_memory = "auto";  // kernels that reach other GPUs' memory: auto, on, off
   /// What ranks along tp compute whole instead of a part of it: "auto" (what is quicker so),
-  /// "none", or names, by commas, of passes/place/regions.h.
+  /// "none", or names, by commas, of regions (passes/place/regions.h).
   std::string keep_whole = "auto";
-  passes::Workload workload = {};               // that `auto` is for
-  std::optional<double> link_bytes_per_s = {};  // of the links between ranks; else the target's
-  std::optional<double> link_seconds = {};      // of the smallest collective over them
+  passes::Workload workload = {};  // what "auto" is for
+  /// Links between ranks that are not the target's NVLink, which switches peer_memory "auto" off:
+  /// bytes a second each way, and seconds of the smallest all-reduce of two ranks.
+  std::optional<double> link_bytes_per_s = {}, link_seconds = {};
   bool gather_logits = false;             // adds the output all_logits that `verify` uses with dp
   bool force_routing = false;             // adds the forced.N inputs that `verify` uses
   bool allow_unused_tensors = false;      // FrontendOptions'
@@ -70,8 +70,7 @@ struct CompiledPlan {
     std::string bytes;
   };
   std::vector<File> kernels;
-  passes::ShardingChoice
-      sharding;  // what ranks along tp keep whole; trials only where it was chosen
+  passes::ShardingChoice sharding;  // trials only where it was chosen
   int kernels_compiled = 0, kernels_from_cache = 0;
 };
 
@@ -84,11 +83,6 @@ CompiledPlan compile(const CompileOptions& options, bool plan_only = false);
 CompiledPlan compile(ImportedModel model, const Checkpoint* checkpoint,
                      const CompileOptions& options, bool plan_only = false);
 
-/// KV pages of max_num_seqs sequences of max_model_len: with so many nothing is preempted.
-int64_t pages_of_all(const Plan& plan);
-/// In 90 % of the target's memory.
-bool fits(const MemoryUse& use, const Target& target);
-
 /// options.target with the links that the options name. Throws UserError for an unknown name.
 Target target_of(const CompileOptions& options);
 
@@ -97,8 +91,15 @@ Target target_of(const CompileOptions& options);
 /// `out`, whose plan is left alone. Throws UserError with the compiler's log.
 void compile_kernels(codegen::Lowered& lowered, const CompileOptions& options, CompiledPlan& out);
 
+/// What to tell a user who plans for so many ranks and says nothing of their links; may be empty.
+std::string links_warning(const CompileOptions& options, int ranks);
+
+/// "l*.attention, logits", or "nothing".
+std::string kept_whole_text(const std::vector<std::string>& names);
+
 /// Whether the plan may have ranks reach each other's memory. "auto": on sm_90a with at most 8
-/// ranks, which then must be GPUs of one node. Throws UserError for "on" without GPUs.
+/// ranks over the target's own links, which then must be GPUs of one node. Throws UserError for
+/// "on" without GPUs.
 bool uses_peer_memory(const CompileOptions& options);
 
 /// Throws UserError if write_plan() could not write there: something else stands there, or the

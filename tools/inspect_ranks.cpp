@@ -77,11 +77,9 @@ ordered_json placement_json(const Plan& plan) {
   }
   int64_t sliced = 0;
   for (const auto& [name, bytes] : parts) sliced += bytes;
-  return {{"mesh", m.to_string()},
-          {"ranks", ranks},
-          {"sliced_parameters", parts.size()},
-          {"sliced_bytes", sliced},
-          {"expert_layers", layers}};
+  return {{"mesh", m.to_string()},  {"kept_whole", plan.kept_whole},
+          {"ranks", ranks},         {"sliced_parameters", parts.size()},
+          {"sliced_bytes", sliced}, {"expert_layers", layers}};
 }
 
 namespace {

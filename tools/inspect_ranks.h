@@ -7,8 +7,9 @@
 
 namespace shunt {
 
-/// The mesh; per rank the checkpoint bytes it reads and the bytes it holds; per MoE layer which
-/// rank has which expert, replicas with their shares; which parameters are slices.
+/// The mesh; what tp could split and does not; per rank the checkpoint bytes it reads and the bytes
+/// it holds; per MoE layer which rank has which expert, replicas with their shares; which
+/// parameters are slices.
 nlohmann::ordered_json placement_json(const Plan& plan);
 
 /// Every collective of a program in the order in which all ranks issue it: op, group, ranks, bytes

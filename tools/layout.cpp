@@ -1,8 +1,6 @@
 // The layout chooser. Entry point: compare_layouts(). Tested by tests/tools/layout_test.cpp.
 #include "tools/layout.h"
 
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <future>
 #include <mutex>
@@ -40,6 +38,7 @@ Layout measure(CompileOptions options, const Mesh& mesh, const passes::Workload&
   layout.mesh = mesh;
   options.mesh = mesh;
   options.workload = workload;
+  if (mesh.tp == 1 && options.keep_whole != "auto") options.keep_whole = "none";
   options.on_phase = {};
   options.on_warning = {};
   try {
@@ -50,9 +49,9 @@ Layout measure(CompileOptions options, const Mesh& mesh, const passes::Workload&
         passes::predict_decode(*compiled.module, target, workload, uses_peer_memory(options));
     const int64_t sequences = (workload.batch + mesh.dp - 1) / mesh.dp;
     const int64_t pages = (workload.context + plan.limits.page_size - 1) / plan.limits.page_size;
-    const MemoryUse use = memory_needed(plan, sequences * pages);
-    layout.rank_bytes = use.total();
-    layout.fits = fits(use, target);
+    layout.rank_bytes = memory_needed(plan, sequences * pages).total();
+    layout.fits =
+        static_cast<double>(layout.rank_bytes) < 0.9 * static_cast<double>(target.memory_bytes);
     layout.keep_whole = compiled.sharding.keep_whole;
   } catch (const UserError& e) {
     layout.refused = e.what();
@@ -99,6 +98,14 @@ std::vector<Layout> compare_layouts(const CompileOptions& options, int gpus, con
     user_error("no mesh of {} GPUs has the axes given (dp * tp = ep * etp = {})", gpus, gpus);
   }
   std::vector<Layout> layouts = measure_all(options, meshes, workload, on_progress);
+  // Names that are wrong wherever they mean something.
+  const auto splits = [](const Layout& l) { return l.mesh.tp > 1; };
+  const auto first = std::find_if(layouts.begin(), layouts.end(), splits);
+  if (options.keep_whole != "auto" && options.keep_whole != "none" && first != layouts.end() &&
+      std::all_of(layouts.begin(), layouts.end(),
+                  [&](const Layout& l) { return !splits(l) || !l.refused.empty(); })) {
+    user_error("{}", first->refused);
+  }
   std::stable_sort(layouts.begin(), layouts.end(), [](const Layout& a, const Layout& b) {
     if (a.refused.empty() != b.refused.empty()) return a.refused.empty();
     if (a.fits != b.fits) return a.fits;
@@ -110,7 +117,7 @@ std::vector<Layout> compare_layouts(const CompileOptions& options, int gpus, con
 std::string layout_table(const std::vector<Layout>& layouts, const passes::Workload& workload) {
   std::string out = fmt::format(
       "decode of {} sequences of {} tokens, predicted milliseconds a step\n"
-      "{:<28}{:>8}{:>9}{:>9}{:>11}{:>8}{:>7}{:>12}\n",
+      "{:<28}{:>9}{:>9}{:>9}{:>11}{:>9}{:>9}{:>12}\n",
       workload.batch, workload.context, "layout", "step", "experts", "dense", "attention", "other",
       "comm", "GiB a rank");
   for (const Layout& l : layouts) {
@@ -119,14 +126,13 @@ std::string layout_table(const std::vector<Layout>& layouts, const passes::Workl
       continue;
     }
     const auto ms = [](double s) { return s * 1e3; };
-    const std::string whole =
-        l.keep_whole.empty() ? "" : fmt::format("  whole: {}", fmt::join(l.keep_whole, ", "));
+    const std::string whole = l.mesh.tp == 1 ? "" : "  whole: " + kept_whole_text(l.keep_whole);
     out +=
-        fmt::format("{:<28}{:>8.3f}{:>9.3f}{:>9.3f}{:>11.3f}{:>8.3f}{:>7.3f}{:>12.2f}{}{}\n",
+        fmt::format("{:<28}{:>9.3f}{:>9.3f}{:>9.3f}{:>11.3f}{:>9.3f}{:>9.3f}{:>12.2f}{}{}\n",
                     l.mesh.to_string(), ms(l.step.seconds()), ms(l.step.experts), ms(l.step.dense),
                     ms(l.step.attention), ms(l.step.other), ms(l.step.communication),
                     static_cast<double>(l.rank_bytes) / static_cast<double>(int64_t{1} << 30),
-                    whole, l.fits ? "" : "  does not fit");
+                    l.fits ? "" : "  does not fit", whole);
   }
   return out;
 }

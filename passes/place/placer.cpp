@@ -96,10 +96,10 @@ void Placer::keep_whole(Op& op) {
 }
 
 void Placer::keep_regions_whole() {
-  std::set<std::string> unknown(options_.keep_whole.begin(), options_.keep_whole.end());
-  std::set<std::string> names;
-  const std::set<std::string> wanted = unknown;
-  for (const Region& region : find_regions(step_, tp_wishes_, mesh_.tp)) {
+  if (options_.keep_whole.empty()) return;
+  const std::set<std::string> wanted(options_.keep_whole.begin(), options_.keep_whole.end());
+  std::set<std::string> unknown = wanted, names;
+  for (const Region& region : find_regions(step_, tp_wishes_)) {
     names.insert(region.name);
     if (!wanted.contains(region.name)) continue;
     unknown.erase(region.name);
@@ -107,8 +107,9 @@ void Placer::keep_regions_whole() {
     for (const Value* state : region.states) heads_.erase(state);
   }
   if (!unknown.empty()) {
-    user_error("nothing that tp {} splits is called {} (there is: {})", mesh_.tp, *unknown.begin(),
-               names.empty() ? "nothing" : fmt::format("{}", fmt::join(names, ", ")));
+    user_error("--keep-whole: nothing that tp {} splits is called '{}' (layers share a name: {})",
+               mesh_.tp, *unknown.begin(),
+               names.empty() ? "there is none" : fmt::format("{}", fmt::join(names, ", ")));
   }
 }
 

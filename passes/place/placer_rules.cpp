@@ -60,8 +60,7 @@ void Placer::place_linear(Op& op) {
     return settle(op, partial(canonical(x.over)));
   }
   const int64_t rows = w->type.shape[0].constant();
-  const std::optional<Wish> wish =
-      mesh_.tp > 1 && rows >= mesh_.tp ? tp_wishes_.of(op.result(), 1) : std::nullopt;
+  const std::optional<Wish> wish = tp_wishes_.of_rows(op);
   if (!wish) return keep_whole(op);
   want_whole(op, 0);
   const Layout layout = tp_wishes_.choose(*wish, rows);
@@ -187,9 +186,9 @@ void Placer::place_along(Op& op) {
 void Placer::place_embedding(Op& op) {
   Value* table = op.operand(1);
   for (const Op* user : table->users) {
-    if (user->kind != OpKind::linear || user->operand(1) != table || mesh_.tp == 1) continue;
-    if (kept_whole_.contains(user)) continue;
-    const std::optional<Wish> wish = tp_wishes_.of(user->result(), 1);
+    if (user->kind != OpKind::linear || user->operand(1) != table || kept_whole_.contains(user))
+      continue;
+    const std::optional<Wish> wish = tp_wishes_.of_rows(*user);
     if (!wish) continue;
     const Layout layout = tp_wishes_.choose(*wish, table->type.shape[0].constant());
     auto& a = op.as<ir::EmbeddingAttrs>();

@@ -19,22 +19,22 @@ bool is_attention(const Op& op) {
 
 /// "l12.gate" -> "l*.gate".
 std::string folded(const std::string& name) {
-  const auto digit = [](unsigned char c) { return std::isdigit(c) != 0; };
-  const auto begin = std::find_if(name.begin(), name.end(), digit);
-  if (begin == name.end()) return name;
-  return std::string(name.begin(), begin) + "*" +
-         std::string(std::find_if_not(begin, name.end(), digit), name.end());
+  if (!name.starts_with('l')) return name;
+  const auto end = std::find_if_not(name.begin() + 1, name.end(),
+                                    [](unsigned char c) { return std::isdigit(c) != 0; });
+  if (end == name.begin() + 1 || end == name.end() || *end != '.') return name;
+  return "l*" + std::string(end, name.end());
 }
 
-/// Joins ops that must agree.
+/// Sets of ops that must agree, as a forest whose roots stand for them (union-find).
 class Finder {
  public:
-  Finder(const ir::Graph& step, const WishFinder& wishes, int parts)
-      : step_(step), wishes_(wishes), parts_(parts) {}
+  Finder(const ir::Graph& step, const WishFinder& wishes) : step_(step), wishes_(wishes) {}
 
   std::vector<Region> run() {
     for (const auto& op : step_.ops) {
-      if (is_attention(*op) || op->kind == OpKind::kv_append || starts_parts(*op)) follow(*op);
+      const bool splits = op->kind == OpKind::linear && wishes_.of_rows(*op);
+      if (splits || is_attention(*op) || op->kind == OpKind::kv_append) follow(*op);
     }
     std::vector<Region> regions;
     std::map<int, size_t> at;  // by root
@@ -50,15 +50,6 @@ class Finder {
   }
 
  private:
-  /// A linear whose rows follow its readers.
-  bool starts_parts(const Op& op) const {
-    if (op.kind != OpKind::linear) return false;
-    const auto& a = op.as<ir::LinearAttrs>();
-    const Value* w = op.operand(1);
-    return a.epilogue.empty() && !a.glu && w->is_param() && w->type.shape[0].constant() >= parts_ &&
-           wishes_.of(op.result(), 1).has_value();
-  }
-
   /// Joins with `op` what takes parts of its result, and those that share a state with it.
   void follow(const Op& op) {
     const int mine = number(op);
@@ -109,24 +100,23 @@ class Finder {
 
   const ir::Graph& step_;
   const WishFinder& wishes_;
-  int parts_;
   std::map<const Op*, int> number_;
   std::map<const Value*, int> by_state_;
-  std::vector<int> parent_;
+  std::vector<int> parent_;  // by number; of a root itself
 };
 
 }  // namespace
 
-std::vector<Region> find_regions(const ir::Graph& step, const WishFinder& wishes, int parts) {
-  if (parts == 1) return {};
-  return Finder(step, wishes, parts).run();
+std::vector<Region> find_regions(const ir::Graph& step, const WishFinder& wishes) {
+  return Finder(step, wishes).run();
 }
 
 std::vector<std::string> region_names(const ir::Module& logical, int tp) {
+  if (tp == 1) return {};
   const ir::Graph& step = *logical.find_graph("step");
   const StateHeads heads = find_state_heads(step, MeshAxis::tp, tp);
   std::vector<std::string> names;
-  for (const Region& r : find_regions(step, WishFinder(step, heads, MeshAxis::tp, tp), tp)) {
+  for (const Region& r : find_regions(step, WishFinder(step, heads, MeshAxis::tp, tp))) {
     if (std::find(names.begin(), names.end(), r.name) == names.end()) names.push_back(r.name);
   }
   return names;

@@ -140,12 +140,23 @@ std::optional<Wish> WishFinder::of_attention(const Op& user, size_t i, int64_t a
     return it == states_.end() ? std::nullopt : std::optional(Wish{it->second.kv});
   }
   if (user.kind == OpKind::attention) {
-    return i == 0 ? std::optional(Wish{states_.at(user.operand(4)).q}) : std::nullopt;
+    const auto it = states_.find(user.operand(4));
+    return i == 0 && it != states_.end() ? std::optional(Wish{it->second.q}) : std::nullopt;
   }
   if (i > 2) return std::nullopt;
   const HeadSplit split = split_heads(over_, user.operand(0)->type.shape[1].constant(),
                                       user.operand(1)->type.shape[1].constant(), parts_);
   return Wish{i == 0 ? split.q : split.kv};
+}
+
+std::optional<Wish> WishFinder::of_rows(const Op& linear) const {
+  const auto& a = linear.as<ir::LinearAttrs>();
+  const Value* w = linear.operand(1);
+  if (!a.epilogue.empty() || a.glu || !w->is_param() || parts_ == 1 ||
+      w->type.shape[0].constant() < parts_) {
+    return std::nullopt;
+  }
+  return of(linear.result(), 1);
 }
 
 Layout WishFinder::choose(const Wish& wish, int64_t total) const {

@@ -28,6 +28,8 @@ class WishFinder {
 
   /// nullopt: some reader needs the whole axis of `value`, and no gather is worth it.
   std::optional<Wish> of(const ir::Value* value, int64_t axis) const;
+  /// ... of the result's last axis of a `linear`, so that its weight may be split by rows.
+  std::optional<Wish> of_rows(const ir::Op& linear) const;
   /// The layout for an axis of `total` indices that a wish leads to.
   Layout choose(const Wish& wish, int64_t total) const;
 

@@ -19,7 +19,7 @@
 namespace shunt {
 
 /// Raised by one on every change of the format; load_plan() accepts this number only.
-inline constexpr int kPlanFormat = 5;
+inline constexpr int kPlanFormat = 6;
 
 enum class Arena : uint8_t {
   weights,    // parameters, written by the load program
@@ -256,7 +256,8 @@ struct Plan {
   std::string model_directory;   // absolute path of the checkpoint; empty with --dummy-weights
   ModelInfo model;
   Limits limits;
-  Mesh mesh;  // of the ranks that run this plan, one and the same on all
+  Mesh mesh;                            // of the ranks that run this plan, one and the same on all
+  std::vector<std::string> kept_whole;  // what ranks along tp could split and do not, by name
   std::vector<std::vector<int64_t>> rank_tables;  // a value a rank, for Arg::Kind::rank
   std::vector<DimDecl> dims;
   std::vector<PlanFile> files;

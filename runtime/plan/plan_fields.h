@@ -190,6 +190,7 @@ void describe(V& v, Plan& p) {
   v("model", p.model);
   v("limits", p.limits);
   v("mesh", p.mesh);
+  v("kept_whole", p.kept_whole);
   v("rank_tables", p.rank_tables);
   v("weights_bytes", p.weights_bytes);
   v("workspace_bytes", p.workspace_bytes);

@@ -90,6 +90,8 @@ class Draw {
         if (dice_.coin()) passes_.keep_whole.push_back(region);
       }
     }
+    // Else the plan is of another placement than the modules, now and then: all are compared with
+    // one rank.
     if (!passes_.keep_whole.empty())
       options_.keep_whole = fmt::format("{}", fmt::join(passes_.keep_whole, ","));
     else if (dice_.coin())

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <sstream>
 
 #include "ir/error.h"
 #include "tests/tools/program.h"
@@ -108,6 +109,72 @@ TEST(RankFlags, WhatHasNoEffectIsAnError) {
             std::string::npos);
   std::filesystem::remove(path);
   EXPECT_NE(error({"--expert-map", testing::TempDir()}).find("is a folder"), std::string::npos);
+}
+
+TEST(KeepWhole, NamesAreOfWhatIsSplit) {
+  const auto plans = [](std::vector<std::string> flags) {
+    flags.insert(flags.begin(), {"compile", storyteller(), "--target", "sm_90a", "--explain"});
+    return shunt(flags);
+  };
+  const Ran some = plans({"--gpus", "2", "--tp", "2", "--keep-whole", " logits, l*.attention"});
+  EXPECT_EQ(some.code, 0) << some.err;
+  EXPECT_NE(some.out.find("whole: l*.attention, logits"), std::string::npos) << some.out;
+  EXPECT_NE(some.err.find("whole: l*.attention, logits"), std::string::npos) << some.err;
+  const Ran none = plans({"--gpus", "2", "--tp", "2", "--keep-whole", "none"});
+  EXPECT_NE(none.out.find("whole: nothing"), std::string::npos) << none.out;
+  // A name that is wrong wherever there is a tp is an error, and no reason to take dp.
+  const Ran wrong = plans({"--gpus", "2", "--keep-whole", "zzz"});
+  EXPECT_EQ(wrong.code, 2);
+  EXPECT_NE(wrong.err.find("nothing that tp 2 splits is called 'zzz'"), std::string::npos)
+      << wrong.err;
+  const Ran empty = plans({"--gpus", "2", "--tp", "2", "--keep-whole", "logits,"});
+  EXPECT_EQ(empty.code, 2);
+  EXPECT_NE(empty.err.find("empty name"), std::string::npos) << empty.err;
+}
+
+TEST(KeepWhole, IsSaidByThePlan) {
+  const std::string plan = testing::TempDir() + "keep-whole.plan";
+  const Ran r = shunt({"compile", storyteller(), "--target", "cpu", "--tp", "2", "--keep-whole",
+                       "logits", "-o", plan});
+  ASSERT_EQ(r.code, 0) << r.err;
+  const Ran shown = shunt({"inspect", plan, "--show", "placement", "-o", "json"});
+  EXPECT_EQ(nlohmann::json::parse(shown.out)["placement"]["kept_whole"],
+            nlohmann::json::array({"logits"}));
+  for (const auto& [flag, value] :
+       {std::pair{"--keep-whole", "none"}, {"--link-us", "9"}, {"--link-gbps", "9"}}) {
+    const Ran late = shunt({"inspect", plan, flag, value});
+    EXPECT_EQ(late.code, 2) << flag;
+    EXPECT_NE(late.err.find(std::string(flag) + " has no effect on a plan"), std::string::npos)
+        << late.err;
+  }
+  std::filesystem::remove_all(plan);
+}
+
+/// Slow links keep more whole, and sums are then not taken to go over peer memory.
+TEST(Links, AreWhatTheUserSays) {
+  const auto table = [](std::vector<std::string> flags) {
+    flags.insert(flags.begin(), {"compile", storyteller(), "--target", "sm_90a", "--gpus", "2",
+                                 "--tp", "2", "--etp", "2", "--explain", "--keep-whole", "none"});
+    const Ran r = shunt(flags);
+    EXPECT_EQ(r.code, 0) << r.err;
+    std::istringstream line(r.out.substr(r.out.find("etp 2") + 5));
+    double step = 0;
+    line >> step;
+    return step;
+  };
+  const double quick = table({}), slow = table({"--link-us", "500"});
+  EXPECT_GT(slow, quick + 0.5 * 2 * 4);  // two sums a layer
+  EXPECT_EQ(slow, table({"--link-us", "500", "--peer-memory", "off"}));
+  EXPECT_GT(table({"--link-gbps", "0.01"}), table({"--link-gbps", "100"}));
+  for (const char* bad : {"nan", "0", "-1", "1e300", "x"}) {
+    const Ran r = shunt({"compile", storyteller(), "--target", "sm_90a", "--gpus", "2", "--explain",
+                         "--link-us", bad});
+    EXPECT_EQ(r.code, 2) << bad;
+    EXPECT_NE(r.err.find("is no number from"), std::string::npos) << r.err;
+  }
+  const Ran many = shunt({"compile", storyteller(), "--target", "sm_90a", "--gpus", "16", "--tp",
+                          "4", "--ep", "16", "--explain"});
+  EXPECT_NE(many.err.find("16 ranks are on several nodes"), std::string::npos) << many.err;
 }
 
 TEST(InspectRanks, PlacementAndCommunication) {
