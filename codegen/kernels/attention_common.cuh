@@ -160,5 +160,14 @@ __device__ __forceinline__ void copy_async_16(void* to, const void* from) {
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
+/// Ends a group of copies, which may be empty.
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+/// Waits for all groups but the last kLast.
+template <int kLast>
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLast) : "memory");
+}
 
 }  // namespace shunt::attention
