@@ -137,24 +137,20 @@ union DecodeSmem {
   float output[kWarps][8 * C::kHeadTiles][kStrideOut];
 };
 
-/// The first of the two keys of a tile that this lane copies; the other is 8 further. Eight lanes
-/// store to all banks at once.
-__device__ __forceinline__ int copied_key() { return lane_index() / 4 % 2 * 4 + lane_index() / 8; }
-
-/// Starts the copies of rows of `from` to those of this lane's two keys. Four lanes share a row, 64
-/// bytes of it at a time. A row of -1 is left out.
+/// Starts the copies of 16 rows of `from`, lane i of the warp knowing the number of row i. As many
+/// lanes as it takes, up to 16, copy one row.
 template <class E, int kChannels>
-__device__ __forceinline__ void copy_rows(PaddedRows<E, kChannels>& to, const E* from,
-                                          const int64 (&rows)[2]) {
-  const int first = lane_index() % 4 * 8;
+__device__ __forceinline__ void copy_rows(PaddedRows<E, kChannels>& to, const E* from, uint32 row) {
+  constexpr int kLanes = kChannels >= 128 ? 16 : kChannels >= 64 ? 8 : kChannels >= 32 ? 4 : 2;
+  const int first = lane_index() % kLanes * 8;
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    if (rows[h] < 0) continue;
-    E* at = &to.at[(copied_key() + 8 * h) * to.kStride + first];
-    const E* row = from + rows[h] * kChannels + first;
+  for (int j = 0; j < 16; j += 32 / kLanes) {
+    const int n = j + lane_index() / kLanes;
+    const E* source = from + static_cast<int64>(__shfl_sync(kFullWarp, row, n)) * kChannels + first;
 #pragma unroll
-    for (int i = 0; i < kChannels; i += 32) {
-      if (i + 32 <= kChannels || i + first < kChannels) copy_async_16(at + i, row + i);
+    for (int i = 0; i < kChannels; i += 8 * kLanes) {
+      if (i + 8 * kLanes <= kChannels || i + first < kChannels)
+        copy_async_16_near(&to.at[n * to.kStride + i + first], source + i);
     }
   }
 }
@@ -314,34 +310,40 @@ __device__ __forceinline__ void attention_decode(const typename C::E* q, const i
     return i < tiles ? load_early(table + key / C::kPageSize) : 0;
   };
   auto& ring = smem.tiles[warp_index()];
-  // Starts the copies of those keys of a tile that are `wanted`.
-  const auto start_tile = [&](int i, int page, const auto& wanted) {
-    int64 rows[2];
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int n = copied_key() + 8 * h, key = ::min(tile_key(i) + n, end - 1);
-      const int64 row =
-          static_cast<int64>(__shfl_sync(kFullWarp, page, n)) * C::kPageSize + key % C::kPageSize;
-      rows[h] = wanted(key) ? row * C::kKvHeads + kv_head : -1;
-    }
+  const auto row_of = [&](int i, int page) {  // of the same key. No state has 2^32 rows
+    const int in_page = ::min(tile_key(i) + lane_index() % 16, end - 1) % C::kPageSize;
+    return (static_cast<uint32>(page) * C::kPageSize + in_page) * C::kKvHeads + kv_head;
+  };
+  const auto start_tile = [&](int i, int page) {
     auto& to = ring[i % C::kStages];
-    copy_rows(to.k, k, rows);
-    copy_rows(to.v, v, rows);
+    const uint32 row = row_of(i, page);
+    copy_rows(to.k, k, row);
+    copy_rows(to.v, v, row);
   };
   int pages[C::kStages + 1];
 #pragma unroll
   for (int i = 0; i <= C::kStages; ++i) pages[i] = page_of(i);
   const int last_page = page_of(::max(0, tiles - 1));
+  // The tile with the newest key, the last of its warp, is copied after the wait, but comes to the
+  // L2 cache before.
+  const auto is_old = [&](int i) { return tile_key(i) + 16 <= share.newest; };
+  const bool is_last_late = tiles > 0 && tiles <= C::kStages && !is_old(tiles - 1);
 #pragma unroll
   for (int i = 0; i < C::kStages; ++i) {
-    if (i < tiles) start_tile(i, pages[i], [&](int key) { return key < share.newest; });
+    if (i < tiles && is_old(i)) start_tile(i, pages[i]);
     commit_copies();
+  }
+  if (is_last_late) {
+    const int64 row = row_of(tiles - 1, last_page);
+    if (lane_index() < 16) {
+      prefetch_l2<C::kDim * 2>(k + row * C::kDim);
+    } else {
+      prefetch_l2<C::kDimV * 2>(v + row * C::kDimV);
+    }
   }
   wait_for_predecessor();
   launch_dependents();
-  if (tiles > 0 && tiles <= C::kStages) {
-    start_tile(tiles - 1, last_page, [&](int key) { return key == share.newest; });
-  }
+  if (is_last_late) start_tile(tiles - 1, last_page);
   commit_copies();
 
   const int part = lane_index() / 4, column = lane_index() % 4;
@@ -408,7 +410,7 @@ __device__ __forceinline__ void attention_decode(const typename C::E* q, const i
       }
     }
     __syncwarp();  // before the tile is overwritten
-    if (i + C::kStages < tiles) start_tile(i + C::kStages, ahead, [](int) { return true; });
+    if (i + C::kStages < tiles) start_tile(i + C::kStages, ahead);
     commit_copies();
     ahead = page_of(i + C::kStages + 1);
   }
