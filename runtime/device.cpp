@@ -179,7 +179,7 @@ KernelHandle Library::kernel(const std::string& symbol) const {
 }
 
 void allow_launch(KernelHandle kernel, int64_t max_smem, int max_cluster) {
-  if (max_smem > 48 * 1024) {
+  if (max_smem > 0) {  // what is static counts, too, against the 48 KiB that need no leave
     check(cudaFuncSetAttribute(kernel.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(max_smem)),
           "cudaFuncSetAttribute of the dynamic shared memory");

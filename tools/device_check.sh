@@ -11,6 +11,7 @@
 #   bench PLAN:P:B... decode and prefill of plans in $PLANS, e.g. bench olmoe-1b-7b:2048:1 (stops at a non-match)
 #   profile PLAN:P:B  the same with one step timed kernel by kernel
 #   experts FLAGS...  the experts of a decode step in every way, e.g. experts "--tokens 8 --ranks 4" (EXPERT_BENCH names the program)
+#   attention FLAGS... attention of decode steps, e.g. attention "--cases 1:2048,64:256" (ATTENTION_BENCH names the program)
 #   mesh FLAGS...     models on several GPUs, e.g. mesh "--tp 2" "--ep 4": goldens (a thread a GPU), storyteller's likelihood
 #   random N          random models on random meshes of up to N GPUs; DRAWS of them from FIRST on (MESHES_TEST names the test program)
 #   routes FLAGS...   routes that storyteller's gates count on a text, e.g. routes "" "--dp 2 --tp 2 --ep 4", against those of the cpu
@@ -197,6 +198,12 @@ while [ $# -gt 0 ]; do
     experts)
       while [[ ${1:-} == --* ]]; do
         timeout 300 "${EXPERT_BENCH:-build/bench/expert_bench}" $1 2>&1 | tee "$OUT/experts$(tr -d ' ' <<<"$1").log"
+        shift
+      done
+      ;;
+    attention)
+      while [[ ${1:-} == --* ]]; do
+        timeout 300 "${ATTENTION_BENCH:-build/bench/attention_bench}" $1 2>&1 | tee "$OUT/attention$(tr -d ' ' <<<"$1").log"
         shift
       done
       ;;

@@ -95,27 +95,42 @@ void emit_prefill(const ir::Op& op, StepBuilder& steps) {
 
 // ---- decode ----
 
-constexpr int64_t kMaxSplits = 64;
-constexpr int64_t kMaxPages = 4096;  // page numbers of a split in static shared memory: 16 KiB
-
 /// How attention_decode.cuh cuts the work.
 struct DecodeCut {
-  int64_t head_tiles, passes, splits, max_pages;
+  int64_t head_tiles, passes, threads, stages, blocks, smem;
+  bool splits;  // sequences may be split
 
   DecodeCut(const Attention& a, const Context& context) {
-    constexpr int64_t kStep =
-        kThreads / 32 * 16;  // keys of a block's step: a split is a multiple of it
     head_tiles = a.group() > 8 ? 2 : 1;
     passes = ceil_div(a.group(), 8 * head_tiles);
-    const int64_t max_keys = a.table_cols * context.page_size;
-    const int64_t units = std::max<int64_t>(1, context.bound(a.sequences)) * a.kv_heads * passes;
-    const int64_t wanted = ceil_div(2 * context.target.sm_count, units);
-    splits = std::clamp<int64_t>(std::min(wanted, ceil_div(max_keys, kStep)), 1, kMaxSplits);
-    max_pages = a.table_cols + 1;  // any split; so that all buckets share one kernel
-    if (max_pages > kMaxPages) {
-      max_pages = ceil_div(round_up(ceil_div(max_keys, splits), kStep), context.page_size) + 1;
-    }
+    const int64_t sequences = std::max<int64_t>(1, context.bound(a.sequences));
+    const int64_t heads = a.kv_heads * passes, sm_count = context.target.sm_count;
+    // A multiprocessor has one block, large so that there are few splits to join. Where there is
+    // work for all of them, it has smaller ones that even out what each waits for.
+    const bool many = sequences * heads >= sm_count;
+    threads = many ? 128 : 256;
+    const int64_t stage = 2 * (threads / 2) * (a.dim + a.dim_v + 16);
+    const auto fitting = [&](int64_t resident) {
+      return (context.target.smem_per_block / resident - kStaticSmem) / stage;
+    };
+    int64_t resident = many ? 2 : 1;
+    const int64_t all = ceil_div(sequences * heads, sm_count);
+    if (all > resident && fitting(all) >= 3) resident = all;
+    stages = std::clamp<int64_t>(fitting(resident), 1, 4);
+    blocks = std::clamp(resident * sm_count / heads, sequences, kMostSplits * sequences);
+    if (sequences > kMostShared) blocks = sequences;
+    splits = blocks > sequences;
+    // attention::DecodeSmem.
+    smem = std::max(stages * stage, threads / 32 * 8 * head_tiles * (a.dim_v + 4) * 4);
   }
+  bool fits(const Context& context) const {
+    return smem + kStaticSmem <= context.target.smem_per_block;
+  }
+
+ private:
+  static constexpr int64_t kStaticSmem = 2048;  // no less than a block has beside its dynamic one
+  static constexpr int64_t kMostSplits = 64;    // of a sequence on average
+  static constexpr int64_t kMostShared = 64;    // attention::kMostShared
 };
 
 /// An upper bound of `dim` in all graphs of the module, so that their kernels can be the same.
@@ -128,7 +143,7 @@ int64_t module_bound(const Context& context, const Dim& dim) {
 bool supports_decode(const ir::Op& op, const Context& context) {
   if (!is_cuda(context) || !context.decode || !has_plain_types(op)) return false;
   const Attention a(op);
-  return a.fits_tensor_cores() && DecodeCut(a, context).max_pages <= kMaxPages;
+  return a.fits_tensor_cores() && DecodeCut(a, context).fits(context);
 }
 
 double seconds_decode(const ir::Op& op, const Context& context) {
@@ -139,23 +154,20 @@ void emit_decode(const ir::Op& op, StepBuilder& steps) {
   const Attention a(op);
   const Context& context = steps.context();
   const DecodeCut cut(a, context);
-  const int64_t units = context.bound(a.sequences) * a.kv_heads * cut.passes;
   LaunchBuilder launch(steps, "attention_decode", "attention_decode.cuh", "attention_decode");
   launch.type("E", a.q->type.dtype);
-  add_attention_config(a, launch, context, kThreads);
+  add_attention_config(a, launch, context, cut.threads);
   launch.number("kHeadTiles", cut.head_tiles).number("kPasses", cut.passes);
-  launch.number("kMaxSplits", kMaxSplits).number("kMaxPages", cut.max_pages);
+  launch.number("kStages", cut.stages);
   launch.number("kMaxCounters", module_bound(context, a.sequences) * a.kv_heads * cut.passes);
   launch.in("q", a.q).in("kv_lens", a.kv_lens).in("block_tables", a.tables);
   launch.in("k", a.k).in("v", a.v).in("sinks", a.sinks).out("out", a.out);
-  // Outputs of the splits, and a (maximum, sum) for each; offsets follow from the S the kernel
-  // gets.
-  const int64_t pairs = units * cut.splits * 8 * cut.head_tiles;
-  launch.parameter("float* partial",
-                   cut.splits > 1 ? steps.scratch(pairs * (a.dim_v + 2) * 4) : Arg{});
+  // Outputs of the splits, and a (maximum, sum) for each.
+  const int64_t rows = cut.blocks * a.kv_heads * cut.passes * 8 * cut.head_tiles;
+  launch.parameter("float* partial", cut.splits ? steps.scratch(rows * (a.dim_v + 2) * 4) : Arg{});
   launch.size("S", a.sequences);
-  launch.launch({DimExpr(cut.splits), DimExpr(a.kv_heads * cut.passes), DimExpr(a.sequences)},
-                kThreads);
+  launch.launch({DimExpr(a.kv_heads * cut.passes), DimExpr(cut.blocks), DimExpr(1)}, cut.threads,
+                round_up(cut.smem, 16));
 }
 
 }  // namespace

@@ -157,8 +157,32 @@ __device__ __forceinline__ void copy_async_16(void* to, const void* from) {
   const uint32 address = static_cast<uint32>(__cvta_generic_to_shared(to));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
 }
+/// The same, and brings the 256 bytes around them to the L2 cache: for rows whose neighbours other
+/// blocks read.
+__device__ __forceinline__ void copy_async_16_near(void* to, const void* from) {
+  const uint32 address = static_cast<uint32>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(address), "l"(from)
+               : "memory");
+}
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_all;" ::: "memory");
+}
+/// Brings kBytes from `from` on to the L2 cache.
+template <int kBytes>
+__device__ __forceinline__ void prefetch_l2(const void* from) {
+#pragma unroll
+  for (int i = 0; i < kBytes; i += 128) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(from) + i) : "memory");
+  }
+}
+/// Ends a group of copies, which may be empty.
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+/// Waits for all groups but the last kLast.
+template <int kLast>
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLast) : "memory");
 }
 
 }  // namespace shunt::attention

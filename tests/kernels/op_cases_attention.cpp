@@ -12,12 +12,15 @@ struct Heads {
   int64_t heads, kv_heads, dim, dim_v;
 };
 
+constexpr int64_t kMaxLength = 1024;
+
 struct AttentionCase {
   const char* name;
   Heads h;
   const char* attrs;  // beside scale
   bool sinks;
   int64_t page;
+  int64_t length = kMaxLength;
 };
 
 constexpr AttentionCase kCases[] = {
@@ -39,7 +42,20 @@ constexpr AttentionCase kCases[] = {
     {"chunk", {4, 2, 64, 64}, "chunk = 128, softcap = 30", false, 16},
 };
 
-constexpr int64_t kMaxLength = 1024;
+/// How attention.decode cuts the work: heads of eight sequences that fill the GPU, with some blocks
+/// to spare or none, and a ring of several tiles or of one; few blocks a sequence; and so many
+/// splits of one sequence that they are joined in two rounds.
+constexpr AttentionCase kCutCases[] = {
+    {"many", {20, 20, 64, 64}, "", true, 16},
+    {"many_gqa", {68, 17, 32, 48}, "softcap = 3", false, 4},
+    {"many_d256", {34, 17, 256, 256}, "window = 300", false, 64},
+    {"whole", {40, 40, 128, 128}, "", false, 16},
+    {"one_split", {32, 16, 64, 64}, "", false, 64},
+    {"one_split_d256", {20, 10, 256, 256}, "", true, 16},
+    {"two_passes", {40, 2, 64, 32}, "", true, 16},
+    {"long", {8, 1, 64, 64}, "", false, 64, 4096},
+    {"long_gqa16", {16, 1, 128, 128}, "window = 2900", true, 16, 4096},
+};
 
 /// Lengths: several pages, one token, exactly a page, one more; then a ragged prefill on top, and
 /// decoding of five of up to eight sequences, twice.
@@ -50,6 +66,16 @@ std::vector<OpRun> long_runs() {
           decode_run(5),
           decode_run(5),
           decode_run(3)};
+}
+
+/// Decoding where the new token begins a tile of 16 keys, a step or a split, ends one, or neither.
+std::vector<OpRun> cut_runs(int64_t length) {
+  if (length > kMaxLength) {
+    return {{{700, 300}, false, 2}, {{700, 300}, false, 2}, {{800, 160}, false, 2},
+            {{808, 8}, false, 2},   decode_run(2),          decode_run(1),
+            decode_run(2)};
+  }
+  return {{{640, 128, 127, 16, 15, 1}, false, 6}, decode_run(6), decode_run(6), decode_run(4)};
 }
 
 std::string states(const Heads& h, const std::string& kv) {
@@ -69,7 +95,7 @@ std::string append_graph(const AttentionCase& c, const std::string& act, const c
       "  kv_append %k, %v, %positions, %seq_starts, %block_tables, @k, @v\n",
       fmt::arg("name", name), fmt::arg("t", act), fmt::arg("hq", h.heads),
       fmt::arg("hk", h.kv_heads), fmt::arg("d", h.dim), fmt::arg("dv", h.dim_v),
-      fmt::arg("b", kMaxLength / c.page), fmt::arg("dims", dims));
+      fmt::arg("b", c.length / c.page), fmt::arg("dims", dims));
   if (!attend) return text + "  return\n}\n";
   text += fmt::format(
       "  %a = attention %q, %seq_starts, %kv_lens, %block_tables, @k, @v, {} {{scale = 0.4{}{}}} : "
@@ -90,6 +116,14 @@ OpCase append_case(const AttentionCase& c, const std::string& act, const std::st
   out.runs = long_runs();
   out.cpu = act == "f32" && kv == "f32";
   out.slack = 2;  // the weights of the keys are rounded, too
+  return out;
+}
+
+OpCase cut_case(const AttentionCase& c, const std::string& act) {
+  OpCase out = append_case(c, act, act);
+  out.name = case_name(fmt::format("attention_cut_{}_{}", c.name, act));
+  out.module += append_graph(c, act, "decode.1", "T in [1, 1], S in [1, 1], R in [1, 1]", true);
+  out.runs = cut_runs(c.length);
   return out;
 }
 
@@ -234,6 +268,9 @@ std::vector<OpCase> attention_cases() {
     if (index % 5 == 0) cases.push_back(append_case(c, "f32", "bf16"));
     if (index % 5 == 1) cases.push_back(append_case(c, "bf16", "f32"));
     ++index;
+  }
+  for (const AttentionCase& c : kCutCases) {
+    cases.push_back(cut_case(c, index++ % 2 == 0 ? "bf16" : "f16"));
   }
   for (const RopeCase& c : kRopeCases) {
     cases.push_back(rope_case(c, "f32", "f32"));
