@@ -157,11 +157,11 @@ __device__ __forceinline__ void copy_async_16(void* to, const void* from) {
   const uint32 address = static_cast<uint32>(__cvta_generic_to_shared(to));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
 }
-/// The same, and brings the 256 bytes around them to the L2 cache: for rows whose neighbours other
-/// blocks read.
+/// The same, and brings the 128 bytes around them to the L2 cache: for rows that other copies
+/// of the warp read on.
 __device__ __forceinline__ void copy_async_16_near(void* to, const void* from) {
   const uint32 address = static_cast<uint32>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(address), "l"(from)
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(address), "l"(from)
                : "memory");
 }
 __device__ __forceinline__ void wait_for_copies() {

@@ -35,7 +35,6 @@ const ir::Graph& decode_graph(const ir::Module& module, int64_t sequences) {
 constexpr double kExpertRate = 0.88;
 constexpr int64_t kSeveralTokens = 4;  // from so many on a kernel is no quick one for one token
 constexpr int64_t kManyRows = 32;  // from so many on a kernel over rows has work for all of a GPU
-constexpr double kAttentionKernels = 2;  // beside its own, in what they cost beyond their bytes
 
 MeshAxis group_of(const Op& collective) {
   if (const auto* a = std::get_if<ir::GatherAttrs>(&collective.attrs)) return a->over;
@@ -79,12 +78,6 @@ class Predictor {
            share_of(sequences_, kManyRows) * (target_.kernel_seconds - target_.launch_seconds) +
            std::max(bytes / target_.memory_bytes_per_s, flops / target_.vector_flops_per_s);
   }
-  /// Of attention: a sequence is cut into parts, whose results are merged.
-  double attention_kernel(double bytes) const {
-    return for_group_ * kAttentionKernels * target_.kernel_seconds +
-           kernel(bytes, 0, 1, for_group_);
-  }
-
   void add(const Op& op) {
     if (op.kind == OpKind::reshape) return;
     if (is_collective(op.kind)) {
@@ -111,7 +104,8 @@ class Predictor {
         if (op.operand(i) != nullptr)
           row += static_cast<double>(op.operand(i)->type.bytes().constant());
       }
-      out_.attention += attention_kernel(static_cast<double>(sequences_ * context_) * row);
+      // Measured with bench/attention_bench.cpp: as a stream of several tokens, even for one.
+      out_.attention += kernel(static_cast<double>(sequences_ * context_) * row, 0, 1, 1);
     } else if (op.kind == OpKind::linear || op.kind == OpKind::norm_gate) {
       out_.dense += kernel(bytes, flops, target_.matmul_flops_per_s, for_group_);
     } else {
