@@ -115,7 +115,7 @@ void Session::Impl::run(Prepared& p, std::span<const Sizes> groups, StepObserver
   const bool graph = uses_graph(p) && observer == nullptr && times == nullptr && !follows_eagerly;
   if (leads() && !starting) send(p, groups, graph);
   if (machine.world != nullptr) machine.world->control().set_progress({++machine.step, -1});
-  if (!cpu()) uploaded->synchronize();  // the mirror is about to change
+  await_upload();  // the mirror is about to change
   const Sizes s = sizes = groups[static_cast<size_t>(group())];
   const Program& program = p.bound->program();
   Sizes bucket = largest(groups);
@@ -265,6 +265,12 @@ void Session::Impl::upload(const Prepared& p) {
     copy_to_device(addresses.dims + io_offset(b), host_of(b), b.bytes, stream);
   }
   stream.record(*uploaded);
+  upload_pending = true;
+}
+
+void Session::Impl::await_upload() {
+  if (!std::exchange(upload_pending, false)) return;
+  uploaded->synchronize();
 }
 
 void Session::Impl::poison(Arena arena, int64_t bytes) {
@@ -384,7 +390,7 @@ bool Session::has_port(std::string_view role) const {
 
 std::span<std::byte> Session::input(std::string_view role, int group) {
   const Port& port = impl_->port(role);
-  if (!impl_->cpu()) impl_->uploaded->synchronize();
+  impl_->await_upload();
   impl_->forced_dirty[static_cast<size_t>(&port - impl_->plan.ports.data())] = 1;
   const Buffer& b = impl_->buffer_of(port);
   return {impl_->host_of(b, group), static_cast<size_t>(b.bytes)};

@@ -68,6 +68,7 @@ struct Session::Impl {
   PinnedBuffer mirror;             // of the io memory, on a GPU
   std::byte* io_host = nullptr;    // dims array, then the io arena, as the host sees them
   std::optional<Event> uploaded;   // when the device has taken the last inputs
+  bool upload_pending = false;     // nobody has waited for that yet
   std::vector<char> forced_dirty;  // by port
   int dim_T = -1, dim_S = -1, dim_R = -1;
   std::vector<int64_t> dims;  // of the run in progress, in the order of plan.dims
@@ -125,6 +126,8 @@ struct Session::Impl {
   void pad_port(const Port& port, const Sizes& s, const Sizes& bucket);
   void write_true_dims(const Sizes& s);
   void upload(const Prepared& p);
+  /// Before the host changes inputs: waits until the device has taken the last ones.
+  void await_upload();
   void synchronize();
   void download(std::byte* to, const std::byte* from, int64_t bytes);
   void poison(Arena arena, int64_t bytes);

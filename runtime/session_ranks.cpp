@@ -133,7 +133,7 @@ void Session::Impl::receive(const StepDescriptor& step, std::span<const std::byt
   }
   std::vector<int> ports = ports_to_send(p);
   if ((step.flags & kForced) != 0) ports.insert(ports.end(), p.forced.begin(), p.forced.end());
-  if (!cpu()) uploaded->synchronize();
+  await_upload();
   for (int g = 0; g < plan.mesh.dp; ++g) {
     for (const int i : ports) {
       const Port& port = plan.ports[static_cast<size_t>(i)];

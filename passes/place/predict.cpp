@@ -108,6 +108,8 @@ class Predictor {
       out_.attention += kernel(static_cast<double>(sequences_ * context_) * row, 0, 1, 1);
     } else if (op.kind == OpKind::linear || op.kind == OpKind::norm_gate) {
       out_.dense += kernel(bytes, flops, target_.matmul_flops_per_s, for_group_);
+    } else if (op.kind == OpKind::local_routes) {
+      out_.other += target_.launch_seconds;  // a few ids, no rows of activations
     } else {
       out_.other += row_kernel(bytes, flops);
     }
