@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <random>
 
@@ -42,7 +43,8 @@ struct Case {
   int64_t most(const Shape& s) const { return std::max(s.bound, batch); }
   int64_t length(const Shape& s) const { return std::max({s.max_length, context, s.first}); }
   int64_t pages(const Shape& s) const { return (length(s) + s.page_size - 1) / s.page_size; }
-  /// So many that a step reads more than the GPU's cache holds, and its inputs hardly matter.
+  /// So many that a step reads more than the GPU's cache holds, up to 128, and its inputs hardly
+  /// matter. Short contexts of few sequences stay in the cache all the same.
   int64_t layers(const Shape& s) const {
     return std::clamp<int64_t>(4 * find_target(s.target).l2_bytes / bytes(s) + 1, 24, 128);
   }
@@ -188,7 +190,7 @@ void bench(const Shape& s, const std::vector<Case>& cases, bool compile_only) {
     fmt::print("| {:5} | {:7} | {:8.2f} | {:8.2f} | {:8.2f} | {:6.0f} |\n", c.batch, c.context,
                layer * 1e6, (layer - before) * 1e6,
                bytes / find_target(s.target).memory_bytes_per_s * 1e6,
-               bytes / (layer - before) / 1e9);
+               layer > before ? bytes / (layer - before) / 1e9 : 0.0);
     std::fflush(stdout);
   }
 }

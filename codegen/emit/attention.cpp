@@ -97,7 +97,7 @@ void emit_prefill(const ir::Op& op, StepBuilder& steps) {
 
 /// How attention_decode.cuh cuts the work.
 struct DecodeCut {
-  int64_t head_tiles, passes, threads, stages, blocks, smem;
+  int64_t head_tiles, passes, threads, resident, stages, blocks, smem;
   bool splits;  // sequences may be split
 
   DecodeCut(const Attention& a, const Context& context) {
@@ -109,31 +109,41 @@ struct DecodeCut {
     // work for all of them, it has smaller ones that even out what each waits for.
     const bool many = sequences * heads >= sm_count;
     threads = many ? 128 : 256;
-    const int64_t stage = 2 * (threads / 2) * (a.dim + a.dim_v + 16);
-    const auto fitting = [&](int64_t resident) {
-      return (context.target.smem_per_block / resident - kStaticSmem) / stage;
-    };
-    int64_t resident = many ? 2 : 1;
+    resident = many ? 2 : 1;
     const int64_t all = ceil_div(sequences * heads, sm_count);
-    if (all > resident && fitting(all) >= 3) resident = all;
-    stages = std::clamp<int64_t>(fitting(resident), 1, 4);
+    if (all > resident && all <= kMostResident && ring(a, context, all) >= 3) resident = all;
+    // One tile at a time would leave nothing on its way while it is worked on.
+    while (ring(a, context, resident) < 2 && (threads > 128 || resident > 1))
+      (threads > 128 ? threads : resident) /= 2;
+    stages = std::min<int64_t>(ring(a, context, resident), 4);
     blocks = std::clamp(resident * sm_count / heads, sequences, kMostSplits * sequences);
     if (sequences > kMostShared) blocks = sequences;
     splits = blocks > sequences;
     // attention::DecodeSmem.
-    smem = std::max(stages * stage, threads / 32 * 8 * head_tiles * (a.dim_v + 4) * 4);
+    smem = std::max(stages * stage_bytes(a), threads / 32 * 8 * head_tiles * (a.dim_v + 4) * 4);
   }
   bool fits(const Context& context) const {
-    return smem + kStaticSmem <= context.target.smem_per_block;
+    return stages >= 1 && smem + kStaticSmem <= block_smem(context.target);
   }
 
  private:
-  static constexpr int64_t kStaticSmem = 2048;  // no less than a block has beside its dynamic one
-  static constexpr int64_t kMostSplits = 64;    // of a sequence on average
-  static constexpr int64_t kMostShared = 64;    // attention::kMostShared
+  // Static shared memory, and for blocks of 128 threads what the system keeps, too.
+  static constexpr int64_t kStaticSmem = 2048;
+  static constexpr int64_t kMostSplits = 64;   // of a sequence on average
+  static constexpr int64_t kMostShared = 64;   // attention::kMostShared
+  static constexpr int64_t kMostResident = 4;  // each may have 128 registers a thread
+
+  /// A tile of 16 keys for every warp.
+  int64_t stage_bytes(const Attention& a) const {
+    return threads / 32 * 16 * (a.dim + a.dim_v + 16) * 2;
+  }
+  /// Stages that fit if a multiprocessor has so many blocks.
+  int64_t ring(const Attention& a, const Context& context, int64_t blocks_of_sm) const {
+    return (block_smem(context.target) / blocks_of_sm - kStaticSmem) / stage_bytes(a);
+  }
 };
 
-/// An upper bound of `dim` in all graphs of the module, so that their kernels can be the same.
+/// An upper bound of `dim` in all graphs of the module, so that kernels do not differ in it.
 int64_t module_bound(const Context& context, const Dim& dim) {
   DimEnv upper = context.upper;
   for (const DimDecl& d : context.module.dims) upper[d.name] = std::max(upper[d.name], d.max);
@@ -143,6 +153,8 @@ int64_t module_bound(const Context& context, const Dim& dim) {
 bool supports_decode(const ir::Op& op, const Context& context) {
   if (!is_cuda(context) || !context.decode || !has_plain_types(op)) return false;
   const Attention a(op);
+  // The kernel reads them before its predecessor has ended.
+  if (a.kv_lens->def != nullptr || a.tables->def != nullptr) return false;
   return a.fits_tensor_cores() && DecodeCut(a, context).fits(context);
 }
 
@@ -167,7 +179,7 @@ void emit_decode(const ir::Op& op, StepBuilder& steps) {
   launch.parameter("float* partial", cut.splits ? steps.scratch(rows * (a.dim_v + 2) * 4) : Arg{});
   launch.size("S", a.sequences);
   launch.launch({DimExpr(a.kv_heads * cut.passes), DimExpr(cut.blocks), DimExpr(1)}, cut.threads,
-                round_up(cut.smem, 16));
+                round_up(cut.smem, 16), static_cast<int>(cut.resident));
 }
 
 }  // namespace

@@ -162,7 +162,7 @@ bool gates_few_enough(const ir::Op& op, const Context& context) {
 
 bool supports_norm_gate(const ir::Op& op, const Context& context) {
   return gates_few_enough(op, context) &&
-         op.operand(3)->type.shape[1].constant() * 4 <= context.target.smem_per_block - 16 * 1024;
+         op.operand(3)->type.shape[1].constant() * 4 <= block_smem(context.target) - 16 * 1024;
 }
 
 double seconds_norm_gate(const ir::Op& op, const Context& context) {

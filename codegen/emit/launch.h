@@ -2,6 +2,7 @@
 // so that the two cannot disagree.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,6 +21,13 @@ inline bool is_plain_float(DType d) {
   return d == DType::f32 || d == DType::f16 || d == DType::bf16;
 }
 inline bool is_half(DType d) { return d == DType::f16 || d == DType::bf16; }
+
+/// Shared memory that a block may have on every GPU that runs plans for the target: those for sm_80
+/// run on 8.6 and 8.9, too, which have less of it.
+inline int64_t block_smem(const Target& target) {
+  return target.sm >= 90 ? target.smem_per_block
+                         : std::min<int64_t>(target.smem_per_block, 99 * 1024);
+}
 
 /// True if every operand and result is i32 or a float of a kind that all kernels read.
 inline bool has_plain_types(const ir::Op& op) {

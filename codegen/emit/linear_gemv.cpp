@@ -17,7 +17,7 @@ bool supports_linear(const ir::Op& op, const Context& context) {
   const int64_t rows = context.bound(p.rows);
   if (!has_device_types(p, context) || !p.weights_are_ready() || rows < 1 || rows > kMaxRows)
     return false;
-  return choose_gemv(p, rows, 1, context.target).smem <= context.target.smem_per_block;
+  return choose_gemv(p, rows, 1, context.target).smem <= block_smem(context.target);
 }
 
 double seconds_linear(const ir::Op& op, const Context& context) {

@@ -20,7 +20,7 @@ bool supports_routed(const ir::Op& op, const Context& context) {
   const Product p = describe_product(op);
   const int64_t routes = context.bound(p.rows);
   if (!has_device_types(p, context) || !p.weights_are_ready() || routes < 1) return false;
-  return choose_gemv(p, 1, routes, context.target).smem <= context.target.smem_per_block;
+  return choose_gemv(p, 1, routes, context.target).smem <= block_smem(context.target);
 }
 
 /// Tokens of a step, whose choices the routes are.
@@ -149,7 +149,7 @@ bool supports_grouped(const ir::Op& op, const Context& context) {
       routes > kMaxListedRoutes || p.experts > kMaxListedExperts) {
     return false;
   }
-  return choose_grouped(op, p, context).smem() <= context.target.smem_per_block;
+  return choose_grouped(op, p, context).smem() <= block_smem(context.target);
 }
 
 double seconds_grouped(const ir::Op& op, const Context& context) {

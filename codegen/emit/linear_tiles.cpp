@@ -129,7 +129,7 @@ MmaChoice choose_mma(const Product& p, const Context& context) {
   const MmaTile* best = nullptr;
   double least = 0;
   for (const MmaTile& tile : kMmaTiles) {
-    if (tile.smem() > context.target.smem_per_block) continue;
+    if (tile.smem() > block_smem(context.target)) continue;
     const double seconds = tile_seconds(p, context, tile);
     if (best != nullptr && seconds >= least) continue;
     best = &tile;

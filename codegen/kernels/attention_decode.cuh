@@ -12,12 +12,15 @@
 // P^T is P's accumulator after an 8x8 transposition within the warp.
 //
 // The predecessor writes the queries and each sequence's newest key. The lengths, the page tables
-// and all other keys are older: copies of the first tiles are on their way while it still runs.
+// and all other keys are older: copies of the first tiles are on their way while it still runs. So
+// no two rows of a step may be of one sequence: the second would need a key that is not that old.
 //
-// Of the blocks of a key head every sequence has one, and the others go where there are most keys:
-// true lengths are read on the device, and each block finds out by itself which share it has. The
-// block that finishes last for a (sequence, key head) joins the splits; its counter is a device
-// variable of this kernel's module, zero when loaded and reset by that block.
+// Of the blocks of a key head every sequence has one, and in batches of up to 64 the others go
+// where there are most keys: true lengths are read on the device, and each block finds out by
+// itself which share it has. How a sequence is split, and so the last bits of its result, depends
+// on the lengths beside it. The block that finishes last for a (sequence, key head, pass) joins the
+// splits; its counter is a device variable of this kernel's module, zero when loaded and reset by
+// that block.
 //
 // Config: E (of q, k, v, out), Sink, kHeads, kKvHeads, kDim, kDimV (multiples of 16), kPageSize,
 // kTableCols, kHeadTiles (1 or 2: 8 or 16 heads a block), kPasses (blocks for the query heads of

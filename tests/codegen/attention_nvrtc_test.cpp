@@ -44,6 +44,14 @@ TEST(AttentionNvrtc, TensorCoreSizes) {
   }
 }
 
+/// attention.decode reads lengths and page tables before its predecessor has ended.
+TEST(AttentionNvrtc, WhatIsReadEarlyIsAnInput) {
+  std::string text = module_text({"bf16", 32, 4, 128, 128, "scale = 0.1"});
+  text.replace(text.find("  %a ="), 0, "  %lens = reshape %kv_lens {shape = [S]} : i32[S]\n");
+  text.replace(text.find("%kv_lens, %tables, @k"), 8, "%lens");
+  expect_rows_compile(attention_kernels(), text, {"attention.prefill", "attention.portable"}, true);
+}
+
 TEST(AttentionNvrtc, AnySize) {
   const Case cases[] = {
       {"f32", 4, 2, 64, 64, "scale = 0.1", true},

@@ -66,6 +66,10 @@ class RecordingSteps : public StepBuilder {
   void launch(const KernelSource& kernel, LaunchSpec spec) override {
     for (const DimExpr& n : spec.grid) EXPECT_GE(n.evaluate(context_.upper), 1) << kernel.name;
     EXPECT_LE(spec.smem, context_.target.smem_per_block) << kernel.name;
+    // Plans for sm_80 run on 8.6 and 8.9, too.
+    if (context_.target.sm < 90 && row != "attention.latent") {
+      EXPECT_LE(spec.smem, 99 * 1024) << kernel.name;
+    }
     EXPECT_EQ(spec.threads, kernel.max_threads) << kernel.name;
     launched.push_back({row, kernel, std::move(spec)});
   }

@@ -43,8 +43,8 @@ constexpr AttentionCase kCases[] = {
 };
 
 /// How attention.decode cuts the work: heads of eight sequences that fill the GPU, with some blocks
-/// to spare or none, and a ring of several tiles or of one; few blocks a sequence; and so many
-/// splits of one sequence that they are joined in two rounds.
+/// to spare or none, and a ring of several tiles; few blocks a sequence; and so many splits of one
+/// sequence that they are joined in two rounds.
 constexpr AttentionCase kCutCases[] = {
     {"many", {20, 20, 64, 64}, "", true, 16},
     {"many_gqa", {68, 17, 32, 48}, "softcap = 3", false, 4},
@@ -124,6 +124,32 @@ OpCase cut_case(const AttentionCase& c, const std::string& act) {
   out.name = case_name(fmt::format("attention_cut_{}_{}", c.name, act));
   out.module += append_graph(c, act, "decode.1", "T in [1, 1], S in [1, 1], R in [1, 1]", true);
   out.runs = cut_runs(c.length);
+  return out;
+}
+
+/// More sequences than a warp has lanes, of very different lengths: blocks that are dealt out in
+/// two rounds, four of them on a multiprocessor, pages that are larger than some sequences.
+constexpr AttentionCase kBatchCases[] = {
+    {"kv1", {4, 1, 64, 64}, "", false, 16},
+    {"one_wave", {64, 8, 64, 64}, "window = 500", true, 16},
+    {"uneven_dims", {4, 1, 192, 128}, "chunk = 128, softcap = 30", false, 256},
+};
+
+OpCase batch_case(const AttentionCase& c, const std::string& act) {
+  OpCase out;
+  out.name = case_name(fmt::format("attention_batch_{}_{}", c.name, act));
+  out.module = module_text(
+      states(c.h, act) + (c.sinks ? fmt::format("param @sinks : bf16[{}]\n", c.h.heads) : "") +
+          append_graph(c, act, "decode.64", "T in [1, 64], S in [1, 64], R in [1, 64]", true) +
+          append_graph(c, act, "fill", "T in [1, 1000], S in [1, 64]", false),
+      1000, c.page);
+  std::vector<int64_t> mixed, one(40, 1);
+  for (int64_t i = 0; i < 40; ++i) mixed.push_back(1 + i * 37 % 48);
+  one[35] = 900;
+  out.runs = {{mixed, false, 1}, {one, false, 1}, decode_run(40),
+              decode_run(33),    decode_run(40),  decode_run(64)};
+  out.cpu = act == "f32";
+  out.slack = 2;
   return out;
 }
 
@@ -271,6 +297,10 @@ std::vector<OpCase> attention_cases() {
   }
   for (const AttentionCase& c : kCutCases) {
     cases.push_back(cut_case(c, index++ % 2 == 0 ? "bf16" : "f16"));
+  }
+  for (const AttentionCase& c : kBatchCases) {
+    cases.push_back(batch_case(c, "f32"));
+    cases.push_back(batch_case(c, index++ % 2 == 0 ? "bf16" : "f16"));
   }
   for (const RopeCase& c : kRopeCases) {
     cases.push_back(rope_case(c, "f32", "f32"));
