@@ -19,7 +19,7 @@
 #   kill N            N processes; one is killed while it loads, captures, prefills and decodes: the others must end and say so
 #   peers             sums over peer memory on 2, 4 and 8 GPUs, exact, over and over (KERNELS_TEST as above)
 #   sums N            sums over N GPUs by every row of the kernel table, 8 KiB to 4 MiB (SUM_BENCH names the program)
-#   layouts N         tables of measured and predicted decode steps of three shapes on N GPUs, for batch 1, 8, 64
+#   layouts N         a table of decode steps of three shapes on N GPUs and on one, for batch 1, 8, 64, with predicted speed-ups
 set -u
 SHUNT=${SHUNT:-build/shunt}
 PLANS=${PLANS:-.deps/plans}
@@ -147,25 +147,69 @@ kill_case() {
   table+=("$([ -z "$bad" ] && echo 'ok   ' || echo FAIL)  kill-$when  ($ended s)$bad  $(tail -n 1 "$OUT/kill-$when.0" | cut -c1-120)")
 }
 
-layouts_case() {  # N
-  local n=$1 model dir flags batch context
+# layouts_case N: for three shapes, layouts on N GPUs beside one GPU: milliseconds a decode step of 256 tokens of context, the
+# speed-up over one GPU, and that which `compile --gpus` predicts; rows as in docs/performance.md.
+layouts_case() {
+  local n=$1 model dir flags batch gpus log
   for model in olmoe-1b-7b qwen3-30b-a3b mixtral-8x7b; do
     dir=/tmp/shapes/$model
     mkdir -p "$dir" && cp "tests/data/configs/$model.json" "$dir/config.json"
-    for batch in 1 8 64; do
-      context=$((batch == 1 ? 2048 : batch == 8 ? 512 : 256))
-      "$SHUNT" compile "$dir" --dummy-weights --target sm_90a --max-model-len 4096 --gpus "$n" --explain --batch $batch \
-        --context $context >"$OUT/predicted-$model-$n-b$batch.log" 2>&1
+    for gpus in $(printf '%s\n' 1 "$n" | sort -u); do
+      for batch in 1 8 64; do
+        "$SHUNT" compile "$dir" --dummy-weights --target sm_90a --max-model-len 4096 --gpus "$gpus" --explain --batch $batch \
+          --context 256 >"$OUT/predicted-$model-$gpus-b$batch.log" 2>&1
+      done
+      for flags in ${LAYOUTS:-"--tp=$gpus,--etp=$gpus" "--tp=$gpus,--ep=$gpus" "--dp=$gpus,--ep=$gpus" "--dp=$gpus,--etp=$gpus"}; do
+        [ "$gpus" = 1 ] && flags=--tp=1
+        log=$OUT/layout-$model-$gpus-$flags.log
+        timeout 280 "$SHUNT" bench "$dir" --dummy-weights --target sm_90a --max-model-len 4096 --max-num-batched-tokens 4096 \
+          ${flags//,/ } -p 256 -b 1,8,64 -n 32 -r 3 >"$log" 2>&1 || echo "$model $flags: $(tail -n 1 "$log")"
+        [ "$gpus" = 1 ] && break
+      done
     done
-    for flags in ${LAYOUTS:-"--tp=$n,--etp=$n" "--tp=$n,--ep=$n" "--dp=$n,--ep=$n" "--dp=$n,--etp=$n"}; do
-      [ "$n" = 1 ] && flags=--tp=1
-      timeout 280 "$SHUNT" bench "$dir" --dummy-weights --target sm_90a --max-model-len 4096 --max-num-batched-tokens 4096 \
-        ${flags//,/ } -p 256 -b 1,8,64 -n 32 -r 3 >"$OUT/layout-$model-$n-$flags.log" 2>&1
-      echo "$model $flags"
-      grep '^|' "$OUT/layout-$model-$n-$flags.log" || tail -n 1 "$OUT/layout-$model-$n-$flags.log"
-      [ "$n" = 1 ] && break
-    done
+    layout_rows "$model" "$n"
   done
+}
+
+# layout_rows MODEL N: what layouts_case measured and predicted of a model.
+layout_rows() {
+  awk -v model="$1" -v n="$2" -v out="$OUT" '
+    # The mesh that --tp=2,--ep=2 stands for, as predictions print it.
+    function mesh_of(flags,  a, i, v, axis) {
+      split("", axis); axis["dp"] = axis["tp"] = axis["ep"] = axis["etp"] = 1
+      gsub(/--/, "", flags)
+      for (i = split(flags, a, ","); i > 0; --i) { split(a[i], v, "="); axis[v[1]] = v[2] }
+      return "dp " axis["dp"] ", tp " axis["tp"] ", ep " axis["ep"] ", etp " axis["etp"]
+    }
+    FILENAME ~ /predicted-/ && /^dp / {
+      batch = FILENAME; sub(/.*-b/, "", batch)
+      predicted["dp " $2 " tp " $4 " ep " $6 " etp " $8, batch + 0] = $9  # $2, $4 and $6 end with a comma
+    }
+    FILENAME ~ /layout-/ && /^\| [a-z]/ && $4 != "target" {
+      flags = FILENAME; sub(/.*-[0-9]+---/, "--", flags); sub(/\.log/, "", flags)
+      order[flags] = 1
+      split($0, c, "|")
+      ms[flags, c[4] + 0] = c[9]
+    }
+    END {
+      one = mesh_of("--tp=1")
+      split("1 8 64", batches, " ")
+      row = "| " model " | one GPU |"
+      for (i = 1; i <= 3; ++i) row = row sprintf(" %.2f | |", ms["--tp=1", batches[i]])
+      print row
+      for (flags in order) if (flags != "--tp=1") {
+        label = flags; gsub(/--/, "", label); gsub(/=/, " ", label); gsub(/,/, ", ", label)
+        row = "| | " label " |"
+        for (i = 1; i <= 3; ++i) {
+          b = batches[i]
+          if (ms[flags, b] > 0 && predicted[mesh_of(flags), b] > 0)
+            row = row sprintf(" %.2f | %.2f (%.2f) |", ms[flags, b], ms["--tp=1", b] / ms[flags, b],
+                              predicted[one, b] / predicted[mesh_of(flags), b])
+          else row = row " failed | |"
+        }
+        print row
+      }
+    }' "$OUT"/predicted-"$1"-*.log "$OUT"/layout-"$1"-*.log
 }
 
 while [ $# -gt 0 ]; do
