@@ -10,6 +10,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,6 +34,8 @@ struct Mesh {
   int dp = 1, tp = 1, ep = 1, etp = 1;
 
   int size() const { return dp * tp; }
+  /// Of a batch of so many sequences, dealt out to the dp groups, what the fullest has.
+  int64_t group_batch(int64_t batch) const { return (batch + dp - 1) / dp; }
   /// Ranks along an axis; `world`: all.
   int size(MeshAxis axis) const;
   /// Position of a rank along an axis; `world`: the rank itself.

@@ -204,7 +204,7 @@ void fill_floor(Session& session, const BenchCase& what, BenchResult& r) {
   const WeightBytes w = weight_bytes(plan);
   const auto layers = static_cast<double>(plan.model.moe_layers);
   const auto ep = static_cast<double>(plan.mesh.ep);
-  const int64_t b = (what.batch + plan.mesh.dp - 1) / plan.mesh.dp;
+  const int64_t b = plan.mesh.group_batch(what.batch);
   const double context = static_cast<double>(what.prompt) + static_cast<double>(what.decode) / 2;
   const double kv = static_cast<double>(plan.page_bytes()) /
                     static_cast<double>(plan.limits.page_size) * context * static_cast<double>(b);

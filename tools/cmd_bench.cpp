@@ -84,7 +84,7 @@ nlohmann::ordered_json to_json(const BenchResult& r) {
 /// Where one decode step's time goes, kernel by kernel. Steps are timed one by one, which loses
 /// their overlap.
 void print_profile(Session& session, int64_t batch) {
-  const int64_t each = (batch + session.groups() - 1) / session.groups();  // of a dp group
+  const int64_t each = session.plan().mesh.group_batch(batch);
   const auto steps = session.run_step_timed(true, each, each, each);
   const Target& target = find_target(session.plan().target);
   fmt::print(stderr, "{:<30}{:>7}{:>12}{:>10}{:>12}\n", "step", "calls", "us", "GB/s",

@@ -47,7 +47,7 @@ Layout measure(CompileOptions options, const Mesh& mesh, const passes::Workload&
     const Target target = target_of(options);
     layout.step =
         passes::predict_decode(*compiled.module, target, workload, uses_peer_memory(options));
-    const int64_t sequences = (workload.batch + mesh.dp - 1) / mesh.dp;
+    const int64_t sequences = mesh.group_batch(workload.batch);
     const int64_t pages = (workload.context + plan.limits.page_size - 1) / plan.limits.page_size;
     layout.rank_bytes = memory_needed(plan, sequences * pages).total();
     layout.fits =

@@ -72,7 +72,7 @@ class Chooser {
   }
 
   /// Of a dp group.
-  int64_t sequences() const { return (workload_.batch + options_.mesh.dp - 1) / options_.mesh.dp; }
+  int64_t sequences() const { return options_.mesh.group_batch(workload_.batch); }
 
   bool better(const Trial& a, const Trial& b) const {
     const bool fits = a.rank_bytes <= most_bytes_;

@@ -47,8 +47,7 @@ class Predictor {
   Predictor(const ir::Module& module, const Target& target, const Workload& workload,
             bool peer_memory)
       : module_(module), target_(target), context_(workload.context), peer_memory_(peer_memory) {
-    const int64_t dp = module.mesh.dp;
-    sequences_ = std::max<int64_t>(1, (workload.batch + dp - 1) / dp);
+    sequences_ = std::max<int64_t>(1, module.mesh.group_batch(workload.batch));
     for_experts_ = share_of(workload.batch, kSeveralTokens);
     for_group_ = share_of(sequences_, kSeveralTokens);
     for (const DimDecl& d : module.dims) at_[d.name] = sequences_;
