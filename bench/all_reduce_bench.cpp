@@ -8,7 +8,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <map>
@@ -75,19 +74,11 @@ double time_step(const Options& o, const std::string& row, int64_t rows, int sum
   plan.activation_dtype = "bf16";
   Ranks ranks(plan, scratch.path(), {});
   Session& session = ranks.session();
-  const auto run = [&](int steps) {
-    const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < steps; ++i) session.run_step(true, rows, rows, rows);
-    session.synchronize();
-    const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - start;
-    return time.count() / steps;
-  };
-  run(5);
-  std::vector<double> times;
-  for (int i = 0; i < 9; ++i) times.push_back(run(o.repetitions));
+  seconds_a_step(session, rows, 5);  // warm up
+  std::vector<double> seconds;
+  for (int i = 0; i < 9; ++i) seconds.push_back(seconds_a_step(session, rows, o.repetitions));
   ranks.finish();
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
+  return median(std::move(seconds)) * 1e6;
 }
 
 /// Of one sum: what a longer step takes more, so that inputs and outputs do not count.

@@ -9,14 +9,12 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <random>
 
 #include "bench/scratch_plan.h"
 #include "ir/error.h"
-#include "runtime/session.h"
 #include "tools/driver.h"
 
 namespace shunt {
@@ -114,23 +112,17 @@ class Run {
 
   /// Seconds of a step, the median over some rounds.
   double time() {
-    std::vector<double> seconds;
     draw("q", c_.batch * s_.heads * s_.dim);
     for (int64_t b = 0; b < c_.batch; ++b) {
       set_sequence(b, b, c_.context_of(s_, b) - 1, 1);
       session_.input_as<int32_t>("seq_starts")[b + 1] = static_cast<int32_t>(b + 1);
     }
-    const auto steps = [&](int n) {
-      const auto start = std::chrono::steady_clock::now();
-      for (int i = 0; i < n; ++i) session_.run_step(true, c_.batch, c_.batch, c_.batch);
-      session_.synchronize();
-      return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    };
     // The first runs step by step, the second is captured; and an idle GPU's clocks are low.
-    for (double spent = 0; spent < kWarmUp;) spent += steps(3);
-    for (int i = 0; i < 7; ++i) seconds.push_back(steps(s_.repetitions) / s_.repetitions);
-    std::sort(seconds.begin(), seconds.end());
-    return seconds[seconds.size() / 2];
+    for (double spent = 0; spent < kWarmUp;) spent += 3 * seconds_a_step(session_, c_.batch, 3);
+    std::vector<double> seconds;
+    for (int i = 0; i < 7; ++i)
+      seconds.push_back(seconds_a_step(session_, c_.batch, s_.repetitions));
+    return median(std::move(seconds));
   }
 
  private:

@@ -12,7 +12,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <numeric>
 #include <random>
@@ -210,21 +209,15 @@ Times time_way(const Shape& s, const ir::Module& module, const Way& way,
   fill_activations(s, session, random);
   Times times;
   std::vector<double> seconds;
-  const auto run = [&](int steps) {
-    const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < steps; ++i) session.run_step(true, s.tokens, s.tokens, s.tokens);
-    session.synchronize();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  };
   for (int i = 0; i < s.draws; ++i) {
     times.distinct +=
         static_cast<double>(draw(s, session, random)) / static_cast<double>(s.layers * s.draws);
-    run(3);  // warm up
-    seconds.push_back(run(s.repetitions) / static_cast<double>(s.repetitions * s.layers));
+    seconds_a_step(session, s.tokens, 3);  // warm up
+    seconds.push_back(seconds_a_step(session, s.tokens, s.repetitions) /
+                      static_cast<double>(s.layers));
     add_alone(session.run_step_timed(true, s.tokens, s.tokens, s.tokens), s, times);
   }
-  std::sort(seconds.begin(), seconds.end());
-  times.layer = seconds[seconds.size() / 2];
+  times.layer = median(std::move(seconds));
   return times;
 }
 

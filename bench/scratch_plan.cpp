@@ -1,5 +1,8 @@
 #include "bench/scratch_plan.h"
 
+#include <algorithm>
+#include <chrono>
+
 #include "ir/error.h"
 #include "tools/driver.h"
 
@@ -28,6 +31,18 @@ Plan ScratchPlan::compile(const ir::Module& module, const codegen::LowerOptions&
   compiled.plan = std::move(lowered.plan);
   write_plan(compiled, path());
   return std::move(compiled.plan);
+}
+
+double seconds_a_step(Session& session, int64_t sequences, int steps) {
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < steps; ++i) session.run_step(true, sequences, sequences, sequences);
+  session.synchronize();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / steps;
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
 }
 
 }  // namespace shunt

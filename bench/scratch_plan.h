@@ -1,10 +1,12 @@
 // Plans of benchmarks that time a few ops: lowered and compiled to a folder that is removed at the
-// end.
+// end; and how their steps are timed.
 #pragma once
 
 #include <filesystem>
+#include <vector>
 
 #include "codegen/lower.h"
+#include "runtime/session.h"
 
 namespace shunt {
 
@@ -25,5 +27,10 @@ class ScratchPlan {
  private:
   std::filesystem::path folder_;
 };
+
+/// Seconds that one of `steps` decode steps of `sequences` takes, queued one after the other.
+double seconds_a_step(Session& session, int64_t sequences, int steps);
+/// The upper one of two in the middle. `values` must have some.
+double median(std::vector<double> values);
 
 }  // namespace shunt

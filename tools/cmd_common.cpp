@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 
 #include "ir/error.h"
@@ -25,8 +26,9 @@ CLI::Validator in_range(int64_t low, int64_t high) {
 CLI::Validator positive_number(double low, double high) {
   return CLI::Validator(
       [low, high](std::string& text) {
-        double x = 0;
-        if (CLI::detail::lexical_cast(text, x) && x >= low && x <= high) return std::string();
+        char* end = nullptr;
+        const double x = std::strtod(text.c_str(), &end);
+        if (end != text.c_str() && *end == '\0' && x >= low && x <= high) return std::string();
         return fmt::format("{} is no number from {} to {}", text, low, high);
       },
       "");

@@ -1,5 +1,7 @@
 // shunt compile MODEL_DIR -o PLAN: the offline compiler. Prints phases with seconds; --dry-run
 // prints bytes only.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
@@ -97,9 +99,10 @@ int body(const Flags& flags) {
       fmt::print(flags.json ? stderr : stdout, "{}", layout_table(layouts, flags.workload));
     if (!layouts.front().refused.empty()) user_error("{}", layouts.front().refused);
     o.mesh = layouts.front().mesh;
-    if (o.mesh.tp == 1 && o.keep_whole != "auto") o.keep_whole = "none";  // the names are of others
+    const std::vector<std::string>& whole = layouts.front().keep_whole;
+    o.keep_whole = whole.empty() ? "none" : fmt::format("{}", fmt::join(whole, ","));
     fmt::print(stderr, "layout for {} GPUs: {}{}\n", flags.gpus, o.mesh.to_string(),
-               o.mesh.tp == 1 ? "" : "; whole: " + kept_whole_text(layouts.front().keep_whole));
+               o.mesh.tp == 1 ? "" : "; whole: " + kept_whole_text(whole));
     if (explains && flags.output.empty() && !flags.dry_run) return 0;
     check_fits(layouts.front(), flags);
   }

@@ -16,7 +16,7 @@ struct Layout {
   passes::StepPrediction step;
   int64_t rank_bytes = 0;  // weights, activations, and KV of the workload, on the fullest rank
   bool fits = true;        // in 90 % of the target's memory
-  std::vector<std::string> keep_whole = {};  // as CompileOptions
+  std::vector<std::string> keep_whole = {};  // as in its plan
   std::string refused;                       // why it cannot be compiled; then the rest is empty
 };
 

@@ -1,8 +1,9 @@
 // What the attention kernels share: which keys a query sees, scores in base 2, and the tensor-core
 // and copy instructions they use.
 //
-// Config members used here: kScale, kWindow, kChunk (0: none), kSoftcap (0: none), kHasSinks, kPageSize, kEncoder
-// (encoder_attention: keys are the batch's own tokens, not pages, and a token sees all of its sequence).
+// Config members used here: kScale, kWindow, kChunk (0: none), kSoftcap (0: none), kHasSinks,
+// kPageSize, kEncoder (encoder_attention: keys are the batch's own tokens, not pages, and a token
+// sees all of its sequence).
 #pragma once
 
 #include "common/common.cuh"
@@ -157,13 +158,6 @@ __device__ __forceinline__ void copy_async_16(void* to, const void* from) {
   const uint32 address = static_cast<uint32>(__cvta_generic_to_shared(to));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
 }
-/// The same, and brings the 128 bytes around them to the L2 cache: for rows that other copies
-/// of the warp read on.
-__device__ __forceinline__ void copy_async_16_near(void* to, const void* from) {
-  const uint32 address = static_cast<uint32>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(address), "l"(from)
-               : "memory");
-}
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
@@ -174,15 +168,6 @@ __device__ __forceinline__ void prefetch_l2(const void* from) {
   for (int i = 0; i < kBytes; i += 128) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(from) + i) : "memory");
   }
-}
-/// Ends a group of copies, which may be empty.
-__device__ __forceinline__ void commit_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-/// Waits for all groups but the last kLast.
-template <int kLast>
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kLast) : "memory");
 }
 
 }  // namespace shunt::attention

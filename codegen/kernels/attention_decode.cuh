@@ -29,6 +29,7 @@
 
 #include "attention_common.cuh"
 #include "common/arrivals.cuh"
+#include "mma/mma.cuh"
 
 namespace shunt {
 
@@ -153,7 +154,7 @@ __device__ __forceinline__ void copy_rows(PaddedRows<E, kChannels>& to, const E*
 #pragma unroll
     for (int i = 0; i < kChannels; i += 8 * kLanes) {
       if (i + 8 * kLanes <= kChannels || i + first < kChannels)
-        copy_async_16_near(&to.at[n * to.kStride + i + first], source + i);
+        copy16_async(smem_address(&to.at[n * to.kStride + i + first]), source + i);
     }
   }
 }
@@ -375,7 +376,7 @@ __device__ __forceinline__ void attention_decode(const typename C::E* q, const i
   int ahead = pages[C::kStages];
   for (int i = 0; i < tiles; ++i) {
     if (i + 1 < tiles) {
-      wait_for_copies<C::kStages - 1>();
+      wait_copies<C::kStages - 1>();
     } else {
       wait_for_copies();
     }

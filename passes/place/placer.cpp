@@ -104,7 +104,9 @@ void Placer::keep_regions_whole() {
     if (!wanted.contains(region.name)) continue;
     unknown.erase(region.name);
     kept_whole_.insert(region.ops.begin(), region.ops.end());
-    for (const Value* state : region.states) heads_.erase(state);
+    for (const Op* op : region.ops) {
+      for (const Value* v : op->operands) heads_.erase(v);  // of a state
+    }
   }
   if (!unknown.empty()) {
     user_error("--keep-whole: nothing that tp {} splits is called '{}' (layers share a name: {})",

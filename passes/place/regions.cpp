@@ -43,7 +43,7 @@ class Finder {
       if (known == number_.end()) continue;
       const auto [it, added] = at.emplace(root(known->second), regions.size());
       if (added) regions.emplace_back();
-      add(*op, regions[it->second]);
+      regions[it->second].ops.push_back(op.get());
     }
     for (Region& r : regions) name(r);
     return regions;
@@ -82,13 +82,6 @@ class Finder {
     a = root(a);
     b = root(b);
     parent_[static_cast<size_t>(std::max(a, b))] = std::min(a, b);
-  }
-
-  static void add(const Op& op, Region& region) {
-    region.ops.push_back(&op);
-    for (const Value* v : op.operands) {
-      if (op.kind == OpKind::attention && v != nullptr && v->is_state()) region.states.push_back(v);
-    }
   }
 
   static void name(Region& region) {

@@ -16,8 +16,7 @@ struct Region {
   /// The name of the result of its attention, else of its first op, with `l<layer>.` as `l*.`:
   /// "l*.attention", "l*.gate", "l*.shared_gate", "logits". Regions that layers repeat share it.
   std::string name;
-  std::vector<const ir::Op*> ops;        // in the graph's order
-  std::vector<const ir::Value*> states;  // KV states that its attentions read
+  std::vector<const ir::Op*> ops;  // in the graph's order
 };
 
 /// Of a logical @step, in the graph's order. `wishes`: of the axis tp.

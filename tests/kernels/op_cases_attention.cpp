@@ -104,15 +104,21 @@ std::string append_graph(const AttentionCase& c, const std::string& act, const c
   return text;
 }
 
+/// What such graphs share, in front of them.
+std::string append_module(const AttentionCase& c, const std::string& kv,
+                          const std::string& graphs) {
+  const std::string sinks = c.sinks ? fmt::format("param @sinks : bf16[{}]\n", c.h.heads) : "";
+  return module_text(states(c.h, kv) + sinks + graphs, 1000, c.page);
+}
+
 OpCase append_case(const AttentionCase& c, const std::string& act, const std::string& kv) {
   OpCase out;
   out.name = case_name(fmt::format("attention_{}_{}_{}", c.name, act, kv));
-  out.module = module_text(
-      states(c.h, kv) + (c.sinks ? fmt::format("param @sinks : bf16[{}]\n", c.h.heads) : "") +
-          append_graph(c, act, "decode.8", "T in [1, 8], S in [1, 8], R in [1, 8]", true) +
+  out.module = append_module(
+      c, kv,
+      append_graph(c, act, "decode.8", "T in [1, 8], S in [1, 8], R in [1, 8]", true) +
           append_graph(c, act, "prefill", "T in [1, 200], S in [1, 8]", true) +
-          append_graph(c, act, "fill", "T in [201, 1000], S in [1, 8]", false),
-      1000, c.page);
+          append_graph(c, act, "fill", "T in [201, 1000], S in [1, 8]", false));
   out.runs = long_runs();
   out.cpu = act == "f32" && kv == "f32";
   out.slack = 2;  // the weights of the keys are rounded, too
@@ -138,11 +144,10 @@ constexpr AttentionCase kBatchCases[] = {
 OpCase batch_case(const AttentionCase& c, const std::string& act) {
   OpCase out;
   out.name = case_name(fmt::format("attention_batch_{}_{}", c.name, act));
-  out.module = module_text(
-      states(c.h, act) + (c.sinks ? fmt::format("param @sinks : bf16[{}]\n", c.h.heads) : "") +
-          append_graph(c, act, "decode.64", "T in [1, 64], S in [1, 64], R in [1, 64]", true) +
-          append_graph(c, act, "fill", "T in [1, 1000], S in [1, 64]", false),
-      1000, c.page);
+  out.module = append_module(
+      c, act,
+      append_graph(c, act, "decode.64", "T in [1, 64], S in [1, 64], R in [1, 64]", true) +
+          append_graph(c, act, "fill", "T in [1, 1000], S in [1, 64]", false));
   std::vector<int64_t> mixed, one(40, 1);
   for (int64_t i = 0; i < 40; ++i) mixed.push_back(1 + i * 37 % 48);
   one[35] = 900;

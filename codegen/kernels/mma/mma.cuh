@@ -20,6 +20,13 @@ __device__ __forceinline__ void copy16_async(uint32 to, const void* from, bool v
                : "r"(to), "l"(from), "r"(bytes)
                : "memory");
 }
+/// The same for an address that is valid.
+__device__ __forceinline__ void copy16_async(uint32 to, const void* from) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;"
+               :
+               : "r"(to), "l"(from)
+               : "memory");
+}
 /// Closes the group of copies issued since the last one; an empty group is fine.
 __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
