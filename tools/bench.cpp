@@ -74,35 +74,47 @@ class Loop {
   }
 
  private:
+  /// Where the inputs of a dp group's batch are written.
+  struct Inputs {
+    std::span<int32_t> tokens, positions, seq_starts, kv_lens, block_tables, logit_rows,
+        state_slots;  // empty if the plan has none
+  };
+
   /// Sequences are dealt out to the dp groups in turn.
   size_t group_of(int64_t seq) const { return static_cast<size_t>(seq % session_.groups()); }
 
   void begin_step() {
     sizes_.assign(static_cast<size_t>(session_.groups()), {});
-    for (int g = 0; g < session_.groups(); ++g) session_.input_as<int32_t>("seq_starts", g)[0] = 0;
+    inputs_.clear();
+    for (int g = 0; g < session_.groups(); ++g) {
+      const auto port = [&](const char* role) { return session_.input_as<int32_t>(role, g); };
+      inputs_.push_back(
+          {port("tokens"), port("positions"), port("seq_starts"), port("kv_lens"),
+           port("block_tables"), port("logit_rows"),
+           session_.has_port("state_slots") ? port("state_slots") : std::span<int32_t>()});
+      inputs_.back().seq_starts[0] = 0;
+    }
   }
 
   /// `n` new tokens of a sequence that has `length` already.
   void add(int64_t seq, int64_t length, int64_t n) {
     const int64_t pages = bench_pages(limits_, {what_.prompt, what_.decode, 1});
-    const auto port = [&](const char* role) {
-      return session_.input_as<int32_t>(role, static_cast<int>(group_of(seq)));
-    };
+    const Inputs& in = inputs_[group_of(seq)];
     auto& [T, S, R] = sizes_[group_of(seq)];
     const int64_t number = seq / session_.groups();  // within its group
-    auto tokens = port("tokens"), positions = port("positions"), tables = port("block_tables");
     for (int64_t i = 0; i < n; ++i) {
-      tokens[T + i] = static_cast<int32_t>(random_() % session_.plan().model.vocab_size);
-      positions[T + i] = static_cast<int32_t>(length + i);
+      in.tokens[T + i] = static_cast<int32_t>(random_() % session_.plan().model.vocab_size);
+      in.positions[T + i] = static_cast<int32_t>(length + i);
     }
     for (int64_t p = 0; p < table_width_; ++p) {
-      tables[S * table_width_ + p] = static_cast<int32_t>(p < pages ? number * pages + p : 0);
+      in.block_tables[S * table_width_ + p] =
+          static_cast<int32_t>(p < pages ? number * pages + p : 0);
     }
-    if (session_.has_port("state_slots")) port("state_slots")[S] = static_cast<int32_t>(number);
+    if (!in.state_slots.empty()) in.state_slots[S] = static_cast<int32_t>(number);
     T += n;
-    port("kv_lens")[S] = static_cast<int32_t>(length + n);
-    port("logit_rows")[S] = static_cast<int32_t>(T - 1);
-    port("seq_starts")[++S] = static_cast<int32_t>(T);
+    in.kv_lens[S] = static_cast<int32_t>(length + n);
+    in.logit_rows[S] = static_cast<int32_t>(T - 1);
+    in.seq_starts[++S] = static_cast<int32_t>(T);
     R = S;
   }
 
@@ -150,6 +162,7 @@ class Loop {
   const Limits& limits_;
   int64_t table_width_;
   std::vector<StepSizes> sizes_;  // of the step in the making, by dp group
+  std::vector<Inputs> inputs_;
   std::mt19937 random_{1234};
 };
 

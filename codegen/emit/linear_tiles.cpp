@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "ir/error.h"
 #include "ir/expert_load.h"
@@ -17,10 +18,12 @@ constexpr int64_t kSimtTile = 64;  // rows, and rows of w, of a block of kernels
 constexpr int64_t kMaxGridY = 65535;
 
 constexpr MmaTile kMmaTiles[] = {
-    {16, 32, 1, 2, 6, 0.08},   {16, 64, 1, 4, 6, 0.10}, {32, 64, 1, 4, 5, 0.18},
-    {32, 128, 1, 4, 4, 0.22},  {64, 64, 2, 2, 4, 0.30}, {64, 128, 2, 2, 4, 0.38},
+    // Where the estimates are equal the first is taken.
+    {16, 64, 1, 4, 10, 0.10},  {16, 32, 1, 2, 10, 0.08}, {32, 64, 1, 4, 8, 0.18},
+    {32, 128, 1, 4, 5, 0.22},  {64, 64, 2, 2, 4, 0.30},  {64, 128, 2, 2, 4, 0.38},
     {128, 128, 2, 4, 3, 0.45},
 };
+constexpr int64_t kMostStages = 16;  // of a block that has a multiprocessor for itself
 
 bool is_grouped(const Product& p) { return p.op.kind == ir::OpKind::grouped_linear; }
 
@@ -55,22 +58,45 @@ double expected_row_tiles(const Product& p, int64_t rows, int64_t block_m) {
   return std::max(static_cast<double>(groups), full + 0.5 * static_cast<double>(groups));
 }
 
+double expected_tiles(const Product& p, const Context& context, const MmaTile& t) {
+  return expected_row_tiles(p, expected_rows(p, context), t.block_m) *
+         static_cast<double>(ceil_div(p.columns, t.columns(p)) * matrices(p));
+}
+
+/// Stages of a block's ring, by what shared memory there is. Measured with bench/expert_bench.cpp.
+///
+/// Many tiles: two blocks of a multiprocessor or more, whose beginnings and ends overlap; with few
+/// steps of K shorter rings, of which more fit. No more tiles than multiprocessors: as much memory
+/// on its way as one block can have. Such a ring also leaves no room for a second block, which is
+/// as well: blocks that start early, while the predecessor ends, would gather on the
+/// multiprocessors that become free first and leave others without any.
+int64_t ring(const Product& p, const Context& context, const MmaTile& t) {
+  const int64_t whole = block_smem(context.target);
+  if (expected_tiles(p, context, t) <= static_cast<double>(context.target.sm_count))
+    return std::min(whole / t.stage_bytes(), kMostStages);
+  const int64_t reserved = 1024;  // by the driver, of every block
+  const int64_t half = (whole - reserved) / 2;
+  const int64_t stages = (half >= 3 * t.stage_bytes() ? half : whole) / t.stage_bytes();
+  const int64_t steps = ceil_div(p.depth, 64);
+  return std::min({stages, t.stages, std::max<int64_t>(4, steps * 5 / 8)});
+}
+
 double tile_seconds(const Product& p, const Context& context, const MmaTile& t) {
   const Target& target = context.target;
-  const int64_t rows = expected_rows(p, context);
-  const double tiles = expected_row_tiles(p, rows, t.block_m) *
-                       static_cast<double>(ceil_div(p.columns, t.columns(p)) * matrices(p));
+  const double tiles = expected_tiles(p, context, t);
   const double sms = static_cast<double>(target.sm_count);
   const double busy = std::min(1.0, tiles / sms);  // share of the machine that has work
+  // A multiprocessor can read faster than with its share of the memory's rate.
+  const double reads = std::min(1.0, 1.25 * tiles / sms);
   const double depth = static_cast<double>(round_up(p.depth, 64));
   const double area = static_cast<double>(t.block_m * t.block_n);
   const double edges = static_cast<double>(t.block_m + t.block_n);
   const double compute =
       2 * tiles * area * depth / (target.matmul_flops_per_s * t.compute_share * busy);
   // Every tile pulls its part of x and w through the L2 cache.
-  const double l2 = 2 * tiles * edges * depth / (target.memory_bytes_per_s * 1.2 * busy);
+  const double l2 = 2 * tiles * edges * depth / (target.memory_bytes_per_s * 1.2 * reads);
   const double move =
-      product_bytes(p, context, rows_share(p, context)) / (target.memory_bytes_per_s * 0.7 * busy);
+      product_bytes(p, context, rows_share(p, context)) / (target.memory_bytes_per_s * 0.7 * reads);
   const double slow_copies = p.depth % 8 == 0 ? 1.0 : 6.0;
   return target.launch_seconds + kRampSeconds + std::max({compute, l2, move}) * slow_copies;
 }
@@ -126,23 +152,20 @@ bool supports_mma(const Product& p, const Context& context) {
 }
 
 MmaChoice choose_mma(const Product& p, const Context& context) {
-  const MmaTile* best = nullptr;
-  double least = 0;
+  std::optional<MmaChoice> best;
   for (const MmaTile& tile : kMmaTiles) {
-    if (tile.smem() > block_smem(context.target)) continue;
-    const double seconds = tile_seconds(p, context, tile);
-    if (best != nullptr && seconds >= least) continue;
-    best = &tile;
-    least = seconds;
+    const MmaChoice choice{tile, ring(p, context, tile), tile_seconds(p, context, tile)};
+    if (choice.stages >= 2 && (!best || choice.seconds < best->seconds)) best = choice;
   }
-  SHUNT_CHECK(best != nullptr, "no tile fits {} bytes of shared memory",
+  SHUNT_CHECK(best.has_value(), "no tile fits {} bytes of shared memory",
               context.target.smem_per_block);
-  return {*best, least};
+  return *best;
 }
 
 void emit_mma(const Product& p, StepBuilder& steps) {
   const Context& context = steps.context();
-  const MmaTile tile = choose_mma(p, context).tile;
+  const MmaChoice choice = choose_mma(p, context);
+  const MmaTile& tile = choice.tile;
   LaunchBuilder launch(steps, std::string(p.op.info().name) + "_mma", "gemm.cuh",
                        is_grouped(p) ? "grouped_gemm" : "gemm");
   launch.type("T", p.x_type())
@@ -150,12 +173,12 @@ void emit_mma(const Product& p, StepBuilder& steps) {
       .number("kBlockN", tile.block_n)
       .number("kWarpsM", tile.warps_m)
       .number("kWarpsN", tile.warps_n)
-      .number("kStages", tile.stages)
-      .number("kSmemBytes", tile.smem())
+      .number("kStages", choice.stages)
+      .number("kSmemBytes", choice.smem())
       .boolean("kAligned", p.depth % 8 == 0);
   add_product(launch, p);
-  launch.launch(grid_of(p, context, tile.block_m, tile.columns(p)), tile.threads(), tile.smem(),
-                context.target.smem_per_block >= 2 * tile.smem() ? 2 : 1);
+  launch.launch(grid_of(p, context, tile.block_m, tile.columns(p)), tile.threads(), choice.smem(),
+                context.target.smem_per_block >= 2 * choice.smem() ? 2 : 1);
 }
 
 bool supports_simt(const Product& p, const Context& context) {

@@ -31,10 +31,15 @@ const ir::Graph& decode_graph(const ir::Module& module, int64_t sequences) {
   return *best;
 }
 
-/// Of the target's bandwidth, what experts are read with (bench/expert_bench.cpp: 86 % to 92 %).
-constexpr double kExpertRate = 0.88;
+/// Of the target's bandwidth, what experts are read with between the ends of their kernels
+/// (bench/expert_bench.cpp).
+constexpr double kExpertRate = 0.93;
 constexpr int64_t kSeveralTokens = 4;  // from so many on a kernel is no quick one for one token
-constexpr int64_t kManyRows = 32;  // from so many on a kernel over rows has work for all of a GPU
+constexpr int64_t kManyRows = 16;  // from so many on a kernel over rows has work for all of a GPU
+
+/// Around the kernels of a step: inputs to the device, sampling, ids to the host, and the host
+/// (measured with events, batch 1 to 64: 65 to 140 us).
+constexpr double kStepSeconds = 80e-6;
 
 MeshAxis group_of(const Op& collective) {
   if (const auto* a = std::get_if<ir::GatherAttrs>(&collective.attrs)) return a->over;
@@ -46,14 +51,19 @@ class Predictor {
  public:
   Predictor(const ir::Module& module, const Target& target, const Workload& workload,
             bool peer_memory)
-      : module_(module), target_(target), context_(workload.context), peer_memory_(peer_memory) {
+      : module_(module),
+        target_(target),
+        batch_(std::max<int64_t>(1, workload.batch)),
+        context_(workload.context),
+        peer_memory_(peer_memory) {
     sequences_ = std::max<int64_t>(1, module.mesh.group_batch(workload.batch));
-    for_experts_ = share_of(workload.batch, kSeveralTokens);
+    for_experts_ = share_of(sequences_ * module.mesh.dp, kSeveralTokens);
     for_group_ = share_of(sequences_, kSeveralTokens);
     for (const DimDecl& d : module.dims) at_[d.name] = sequences_;
   }
 
   StepPrediction run() {
+    out_.other = kStepSeconds;
     for (const auto& op : decode_graph(module_, sequences_).ops) add(*op);
     return out_;
   }
@@ -71,7 +81,7 @@ class Predictor {
     const double half = target_.kernel_seconds / 2;
     return half + std::min(half, work + several * half) + work;
   }
-  /// Of a kernel that works on rows of activations: up to 32 of them fill ever more of the GPU.
+  /// Of a kernel that works on rows of activations: up to 16 of them fill ever more of the GPU.
   double row_kernel(double bytes, double flops) const {
     return target_.launch_seconds +
            share_of(sequences_, kManyRows) * (target_.kernel_seconds - target_.launch_seconds) +
@@ -137,14 +147,16 @@ class Predictor {
     const ir::ExpertLoad load = ir::expert_load(op);
     const ir::Value* ids = ir::route_ids(op);
     SHUNT_CHECK(ids != nullptr, "the routes of {} are not made by a route_sort", op.loc);
-    const double distinct = distinct_experts(
-        load.experts, load.choices, ids->type.shape[0].evaluate(at_), load.local, module_.mesh.ep);
+    // Where dp groups meet there are rows for as many sequences as the fullest of them has.
+    const int64_t tokens = std::min(ids->type.shape[0].evaluate(at_), batch_);
+    const double distinct =
+        distinct_experts(load.experts, load.choices, tokens, load.local, module_.mesh.ep);
     return static_cast<double>(w.bytes().constant()) / static_cast<double>(load.local) * distinct;
   }
 
   const ir::Module& module_;
   const Target& target_;
-  int64_t context_, sequences_ = 1;
+  int64_t batch_, context_, sequences_ = 1;
   bool peer_memory_;
   double for_experts_ = 0, for_group_ = 0;  // share_of the tokens that experts, and other ops, see
   DimEnv at_;

@@ -357,17 +357,26 @@ std::vector<StepSizes> Engine::fill_inputs(const std::vector<Share>& shares) {
 // ---- sampling and stop rules ----
 
 void Engine::sample(const std::vector<Share>& shares, const std::vector<int64_t>& rows) {
+  struct Inputs {
+    std::span<float> temperature, top_p, uniform;
+    std::span<int32_t> top_k;
+  };
+  std::vector<Inputs> inputs;
+  for (int g = 0; g < static_cast<int>(groups_.size()); ++g) {
+    inputs.push_back({session_.input_as<float>("temperature", g),
+                      session_.input_as<float>("top_p", g), session_.input_as<float>("uniform", g),
+                      session_.input_as<int32_t>("top_k", g)});
+  }
   std::vector<int64_t> next(groups_.size(), 0);  // row of each group
   for (const Share& s : shares) {
     if (!s.wants_logits) continue;
     const Request& r = *s.request;
+    const Inputs& in = inputs[static_cast<size_t>(r.group)];
     const auto row = static_cast<size_t>(next[static_cast<size_t>(r.group)]++);
-    const auto port = [&](const char* role) { return session_.input_as<float>(role, r.group); };
-    port("temperature")[row] = static_cast<float>(r.params.temperature);
-    port("top_p")[row] = static_cast<float>(r.params.top_p);
-    port("uniform")[row] = uniform_at(r.params.seed, static_cast<uint64_t>(r.size()));
-    session_.input_as<int32_t>("top_k", r.group)[row] =
-        static_cast<int32_t>(std::min<int64_t>(r.params.top_k, plan_.model.vocab_size));
+    in.temperature[row] = static_cast<float>(r.params.temperature);
+    in.top_p[row] = static_cast<float>(r.params.top_p);
+    in.uniform[row] = uniform_at(r.params.seed, static_cast<uint64_t>(r.size()));
+    in.top_k[row] = static_cast<int32_t>(std::min<int64_t>(r.params.top_k, plan_.model.vocab_size));
   }
   session_.run_sample(rows);
   const int64_t stride = session_.group_rows();

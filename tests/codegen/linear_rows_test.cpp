@@ -151,17 +151,23 @@ TEST(LinearRows, FewRoutesAreLocal) {
   }
 }
 
-/// Rows of a tile and the grid of sorted experts: 2 of `experts`, 2 choices a token.
-std::pair<std::string, std::vector<int64_t>> tile_of(int tokens, int experts) {
+/// How sorted experts are launched: 2 of `experts`, 2 choices a token, `columns` by `depth` each.
+struct Tiles {
+  std::string block_m;
+  std::vector<int64_t> grid;
+  int64_t stages = 0, smem = 0;
+  bool operator==(const Tiles&) const = default;
+};
+Tiles tiles_of(int tokens, int experts, int columns = 4096, int depth = 1024) {
   const std::string local = experts == 2 ? "%ids" : "%mine";
   const auto module = ir::parse(
-      fmt::format("module @t stage(placed)\ndim T in [1, {0}]\nparam @w : bf16[2, 4096, 1024]\n"
-                  "param @table : f32[{2}]\ngraph @g(%x : bf16[T, 1024], %ids : i32[T, 2]) {{\n"
+      fmt::format("module @t stage(placed)\ndim T in [1, {0}]\nparam @w : bf16[2, {4}, {5}]\n"
+                  "param @table : f32[{2}]\ngraph @g(%x : bf16[T, {5}], %ids : i32[T, 2]) {{\n"
                   "  %mine = local_routes %ids, @table {{experts = {1}}} : i32[T, 2]\n"
                   "  %o, %rows = route_sort {3} {{experts = 2}} : i32[3], i32[2*T]\n"
-                  "  %r = grouped_linear %x, @w, %o, %rows {{gather = 2}} : bf16[2*T, 4096]\n"
+                  "  %r = grouped_linear %x, @w, %o, %rows {{gather = 2}} : bf16[2*T, {4}]\n"
                   "  return %r, %mine\n}}\n",
-                  tokens, experts, 3 * experts, local));
+                  tokens, experts, 3 * experts, local, columns, depth));
   ir::verify(*module);
   const ir::Graph& graph = *module->graphs[0];
   const Context context{find_target("sm_90a"), *module, graph, {{"T", tokens}}};
@@ -170,19 +176,37 @@ std::pair<std::string, std::vector<int64_t>> tile_of(int tokens, int experts) {
     if (row.name == "grouped_linear.mma") row.emit(*graph.ops.back(), steps);
   }
   const auto& launched = steps.launched.at(0);
-  std::vector<int64_t> grid;
-  for (const DimExpr& n : launched.spec.grid) grid.push_back(n.evaluate(context.upper));
+  Tiles tiles;
+  tiles.smem = launched.spec.smem;
+  for (const DimExpr& n : launched.spec.grid) tiles.grid.push_back(n.evaluate(context.upper));
   for (const TemplateArg& a : launched.kernel.config) {
-    if (a.name == "kBlockM") return {a.value, grid};
+    if (a.name == "kBlockM") tiles.block_m = a.value;
+    if (a.name == "kStages") tiles.stages = std::stoll(a.value);
   }
-  return {};
+  return tiles;
 }
 
 /// A rank that has a quarter of the experts gets about a quarter of the routes.
 TEST(LinearRows, TilesAreForTheRowsThatComeToARank) {
   for (int tokens : {4, 16, 64, 256})
-    EXPECT_EQ(tile_of(4 * tokens, 8), tile_of(tokens, 2)) << tokens;
-  EXPECT_NE(tile_of(256, 2), tile_of(64, 2));
+    EXPECT_EQ(tiles_of(4 * tokens, 8), tiles_of(tokens, 2)) << tokens;
+  EXPECT_NE(tiles_of(256, 2), tiles_of(64, 2));
+}
+
+/// Two blocks fit a multiprocessor where there are tiles enough; a block that has one for itself
+/// takes most of its memory.
+TEST(LinearRows, RingsAreAsLongAsTheMemoryOfTheirBlocks) {
+  constexpr int64_t kMultiprocessor = 228 * 1024, kReserved = 1024;
+  const Tiles many = tiles_of(16, 2, 28672, 4096);
+  EXPECT_GT(many.grid[0] * many.grid[1], 2 * 132);
+  EXPECT_LE(2 * (many.smem + kReserved), kMultiprocessor);
+  EXPECT_GT(3 * (many.smem + kReserved), kMultiprocessor);
+  const Tiles few = tiles_of(16, 2, 4096, 14336);
+  EXPECT_LE(few.grid[0] * few.grid[1], 132);
+  EXPECT_GT(2 * (few.smem + kReserved), kMultiprocessor);
+  EXPECT_LE(few.smem + kReserved, kMultiprocessor);
+  const Tiles shallow = tiles_of(16, 2, 28672, 192);  // three steps of K
+  EXPECT_EQ(shallow.stages, 4);
 }
 
 /// A kernel may read ids before its predecessor has ended only if that is not what wrote them.
