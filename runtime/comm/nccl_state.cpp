@@ -71,7 +71,7 @@ NcclState::~NcclState() {
   channel->set_on_failure({});
   // Not ncclCommDestroy, which waits for the other ranks: after close() or a failure there is
   // nothing to wait for.
-  start_abort();
+  start_abort(channel->alive());
   // NCCL does not let go of a communicator before the CUDA graphs that captured it are gone. They
   // should be by now.
   if (abort_done_.wait_for(kAbortTime) == std::future_status::ready) {
@@ -233,36 +233,41 @@ void NcclState::abort(const std::string& reason) {
 // On a thread of its own: ncclCommAbort ends what runs on the GPU at once, but returns only when
 // the CUDA graphs that captured the communicator are destroyed, and those belong to the thread that
 // is told of the failure.
-void NcclState::start_abort() {
+void NcclState::start_abort(bool orderly) {
   const std::lock_guard lock(list_->mutex);
   if (std::exchange(list_->aborted, true)) return;
   for (const auto& words : list_->words) words->abort();
   std::promise<void> done;
   abort_done_ = done.get_future();
-  aborter_ = std::thread([list = list_, done = std::move(done)]() mutable {
-    abort_all(*list);
+  aborter_ = std::thread([list = list_, orderly, done = std::move(done)]() mutable {
+    abort_all(*list, orderly);
     done.set_value();
   });
 }
 
-// All in one group: freeing one may wait for a stream on which another one's kernel still waits for
-// its peers.
-void NcclState::abort_all(List& list) {
+// After a failure all in one group: freeing one may wait for a stream on which another one's kernel
+// still waits for its peers. At an orderly end nothing runs, and one after the other, parts before
+// the whole and one rank of a process at a time, spares NCCL a thread for each.
+void NcclState::abort_all(List& list, bool orderly) {
+  static std::mutex one_rank;
+  std::unique_lock<std::mutex> alone;
+  if (orderly) alone = std::unique_lock(one_rank);
   std::vector<std::shared_ptr<NcclComm>> comms;
   {
     const std::lock_guard lock(list.mutex);
     comms = list.comms;
   }
-  ncclGroupStart();
-  for (const auto& comm : comms) {
+  if (!orderly) ncclGroupStart();
+  for (auto it = comms.rbegin(); it != comms.rend(); ++it) {
+    NcclComm& comm = **it;
     ncclComm_t handle = nullptr;
     {
-      const std::lock_guard lock(comm->mutex);
-      handle = std::exchange(comm->handle, nullptr);
+      const std::lock_guard lock(comm.mutex);
+      handle = std::exchange(comm.handle, nullptr);
     }
     if (handle != nullptr) ncclCommAbort(handle);
   }
-  ncclGroupEnd();
+  if (!orderly) ncclGroupEnd();
 }
 
 }  // namespace shunt

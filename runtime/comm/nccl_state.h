@@ -77,8 +77,8 @@ class NcclState {
   void check_comms(const CommSite& site);
   void await_failure();
   [[noreturn]] void fail(const std::string& what, ncclResult_t result);
-  void start_abort();
-  static void abort_all(List& list);
+  void start_abort(bool orderly = false);
+  static void abort_all(List& list, bool orderly);
 
   const Milliseconds init_timeout_;
   const std::shared_ptr<List> list_ = std::make_shared<List>();
