@@ -47,11 +47,15 @@ void validate(const Mesh& mesh) {
   for (const MeshAxis axis : {MeshAxis::dp, MeshAxis::tp, MeshAxis::ep, MeshAxis::etp}) {
     if (mesh.size(axis) < 1)
       user_error("mesh {}: {} is below 1", mesh.to_string(), axis_name(axis));
+    if (mesh.size(axis) > kMaxRanks)
+      user_error("mesh {}: {} is above {} ranks", mesh.to_string(), axis_name(axis), kMaxRanks);
   }
   if (mesh.dp * mesh.tp != mesh.ep * mesh.etp) {
     user_error("mesh {}: dp * tp = {} ranks, but ep * etp = {}", mesh.to_string(),
                mesh.dp * mesh.tp, mesh.ep * mesh.etp);
   }
+  if (mesh.size() > kMaxRanks)
+    user_error("mesh {} has {} ranks, more than {}", mesh.to_string(), mesh.size(), kMaxRanks);
 }
 
 }  // namespace shunt

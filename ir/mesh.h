@@ -19,6 +19,9 @@ namespace shunt {
 
 enum class MeshAxis { dp, tp, ep, etp, world };
 
+/// Ranks that a mesh may have.
+inline constexpr int kMaxRanks = 4096;
+
 /// The largest group whose ranks may reach each other's memory: GPUs of one node, connected all to
 /// all.
 inline constexpr int kMaxPeers = 8;

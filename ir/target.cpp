@@ -34,6 +34,7 @@ const std::vector<Target>& all_targets() {
        .link_bytes_per_s = 340e9,
        .collective_seconds = 7e-6,
        .peer_seconds = 4e-6,
+       .step_seconds = 80e-6,
        .memory_bytes = int64_t{139} << 30},
       {.name = "sm_80",
        .kind = Target::Kind::cuda,
@@ -49,6 +50,7 @@ const std::vector<Target>& all_targets() {
        .link_bytes_per_s = 200e9,
        .collective_seconds = 8e-6,
        .peer_seconds = 5e-6,
+       .step_seconds = 80e-6,
        .memory_bytes = int64_t{79} << 30},
   };
   return targets;

@@ -26,6 +26,7 @@ struct Target {
   double link_bytes_per_s = 0;    // of a collective over NVLink, each way (cpu: copies)
   double collective_seconds = 0;  // of the smallest collective, before what each rank adds
   double peer_seconds = 0;        // of the smallest sum over peer memory of one node
+  double step_seconds = 0;        // beside a step's kernels: inputs, sampling, ids, the host
   int64_t memory_bytes = 0;       // device memory assumed by --dry-run
 
   bool is_cpu() const { return kind == Kind::cpu; }

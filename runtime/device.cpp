@@ -44,6 +44,16 @@ int device_count() {
   return count;
 }
 
+int usable_devices(std::string_view target) {
+  const int count = device_count();
+  if (count == 0) {
+    plan_error(
+        "the plan is for {} and this machine has no usable GPU: compile it with --target cpu",
+        target);
+  }
+  return count;
+}
+
 DeviceInfo device_info(int device) {
   use_device(device);
   cudaDeviceProp properties;

@@ -17,6 +17,8 @@ namespace shunt {
 
 /// Number of usable GPUs; 0 without a driver. Does not throw.
 int device_count();
+/// The same for a plan of `target`; throws PlanError if there are none.
+int usable_devices(std::string_view target);
 
 struct DeviceInfo {
   std::string name;  // "NVIDIA H200"

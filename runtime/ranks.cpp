@@ -39,14 +39,12 @@ struct Ranks::Impl {
                  plan.mesh.to_string(), options.launch.source, options.launch.world);
     }
     if (on_cpu && launched()) {
-      user_error(
-          "on the cpu target ranks are threads of one process: do not start {} of them with "
-          "{}",
-          options.launch.world, options.launch.source);
+      user_error("on the cpu target ranks are threads of one process: start one, not {} ({})",
+                 options.launch.world, options.launch.source);
     }
-    if (on_cpu || launched()) return;
-    const int gpus = device_count() - options.session.device;
-    if (gpus > 0 && gpus < size()) {
+    if (on_cpu) return;
+    const int gpus = usable_devices(plan.target) - options.session.device;
+    if (!launched() && size() > 1 && gpus < size()) {
       user_error(
           "the plan is for {} ranks ({}), and this machine has {} GPUs: start a process a "
           "rank with torchrun, mpirun or srun, or compile for fewer",

@@ -143,12 +143,7 @@ void Session::Impl::make_counters() {
 }
 
 void Session::Impl::open_device() {
-  const int count = device_count();
-  if (count == 0) {
-    plan_error(
-        "the plan is for {} and this machine has no usable GPU: compile it with --target cpu",
-        plan.target);
-  }
+  const int count = usable_devices(plan.target);
   if (options.device < 0 || options.device >= count) {
     user_error("there is no GPU {}: this machine has {}", options.device, count);
   }

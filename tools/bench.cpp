@@ -76,8 +76,8 @@ class Loop {
  private:
   /// Where the inputs of a dp group's batch are written.
   struct Inputs {
-    std::span<int32_t> tokens, positions, seq_starts, kv_lens, block_tables, logit_rows,
-        state_slots;  // empty if the plan has none
+    std::span<int32_t> tokens, positions, seq_starts, kv_lens, block_tables, logit_rows;
+    std::span<int32_t> state_slots;  // empty if the plan has none
   };
 
   /// Sequences are dealt out to the dp groups in turn.

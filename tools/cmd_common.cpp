@@ -55,7 +55,7 @@ void CompileFlags::add_to(CLI::App* command) {
                     "random weights; needs only config.json");
   command->add_flag("--allow-unused-tensors", options.allow_unused_tensors,
                     "tensors among the model's own that nothing asks for are no error");
-  const auto ranks = in_range(0, 1 << 16);
+  const auto ranks = in_range(0, kMaxRanks);
   command->add_option("--tp", mesh.tp, "ranks that share attention and dense layers (0: choose)")
       ->check(ranks);
   command->add_option("--dp", mesh.dp, "groups of ranks with batches of their own (0: choose)")
@@ -181,7 +181,7 @@ std::filesystem::path CompileFlags::plan_directory() const {
 void RankOptions::add_to(CLI::App* command) {
   command
       ->add_option("--comm-timeout", comm_timeout, "seconds that a wait for another rank may take")
-      ->check(CLI::Range(0.1, 86400.0).description(""));
+      ->check(positive_number(0.1, 86400));
   command->add_option("--rank", flags.rank, "this process's rank (default: as launched)");
   command->add_option("--world-size", flags.world, "processes, one a rank (default: as launched)");
   command->add_option("--local-rank", flags.local_rank,

@@ -20,7 +20,7 @@ struct Flags {
   std::string dump_phases, dump_kernels;
   bool dry_run = false, explain = false;
   int gpus = 0;
-  passes::Workload workload;
+  std::optional<int64_t> batch, context;
   bool json = false;
 };
 
@@ -65,13 +65,31 @@ int print_memory(const Plan& plan, bool json) {
   return 0;
 }
 
+/// What layouts and sharding are chosen for. What is not given is as usual, or less if the plan
+/// holds less.
+passes::Workload workload_of(const Flags& flags, const CompileOptions& o) {
+  const Limits limits = import_module(o, false).limits;
+  passes::Workload w;
+  w.context = flags.context.value_or(std::min(w.context, limits.max_model_len));
+  w.batch = flags.batch.value_or(w.batch);
+  if (w.context > limits.max_model_len) {
+    user_error("--context {} is more than the {} tokens of a sequence (--max-model-len)", w.context,
+               limits.max_model_len);
+  }
+  const int64_t most = limits.max_num_seqs * (flags.gpus > 0 ? flags.gpus : o.mesh.dp);
+  if (flags.batch && w.batch > most) {
+    user_error("--batch {} is more than the {} sequences that decode at once (--max-num-seqs)",
+               w.batch, most);
+  }
+  return w;
+}
+
 /// The layouts that fit come first: if the first one does not, none does.
-void check_fits(const Layout& best, const Flags& flags) {
+void check_fits(const Layout& best, const Flags& flags, const passes::Workload& workload) {
   if (best.fits) return;
-  const std::string text =
-      fmt::format("no layout of {} GPUs fits: {} needs {} a rank for batch {} and context {}",
-                  flags.gpus, best.mesh.to_string(), human_bytes(best.rank_bytes),
-                  flags.workload.batch, flags.workload.context);
+  const std::string text = fmt::format(
+      "no layout of {} GPUs fits: {} needs {} a rank for batch {} and context {}", flags.gpus,
+      best.mesh.to_string(), human_bytes(best.rank_bytes), workload.batch, workload.context);
   if (!flags.dry_run) user_error("{}; use more GPUs, or give --tp and the like", text);
   fmt::print(stderr, "warning: {}\n", text);
 }
@@ -82,29 +100,33 @@ int body(const Flags& flags) {
     user_error("{} is a plan already: compile takes a model directory", flags.compile.input);
   }
   CompileOptions o = flags.compile.resolved(!flags.json);
-  o.workload = flags.workload;
+  o.workload = workload_of(flags, o);
   const bool explains = flags.gpus > 0 && flags.explain;
   if (flags.output.empty() && !flags.dry_run && !explains)
     user_error("compile needs -o PLAN (or --dry-run)");
   if (flags.gpus > 0) {
     if (!flags.output.empty()) check_plan_destination(flags.output);
     Progress progress;
-    const auto layouts = compare_layouts(o, flags.gpus, flags.compile.mesh, flags.workload,
+    const auto layouts = compare_layouts(o, flags.gpus, flags.compile.mesh, o.workload,
                                          [&](const std::string& line) { progress.show(line); });
     progress.clear();
     o.on_warning = {};  // they were said
     if (const std::string w = links_warning(o, flags.gpus); !w.empty())
       fmt::print(stderr, "warning: {}\n", w);
     if (flags.explain)
-      fmt::print(flags.json ? stderr : stdout, "{}", layout_table(layouts, flags.workload));
+      fmt::print(flags.json ? stderr : stdout, "{}", layout_table(layouts, o.workload));
     if (!layouts.front().refused.empty()) user_error("{}", layouts.front().refused);
     o.mesh = layouts.front().mesh;
+    if (o.mesh.tp == 1 && o.keep_whole != "auto" && o.keep_whole != "none") {
+      fmt::print(stderr, "warning: --keep-whole {} has no effect: with tp 1 all is whole\n",
+                 o.keep_whole);
+    }
     const std::vector<std::string>& whole = layouts.front().keep_whole;
     o.keep_whole = whole.empty() ? "none" : fmt::format("{}", fmt::join(whole, ","));
     fmt::print(stderr, "layout for {} GPUs: {}{}\n", flags.gpus, o.mesh.to_string(),
                o.mesh.tp == 1 ? "" : "; whole: " + kept_whole_text(whole));
     if (explains && flags.output.empty() && !flags.dry_run) return 0;
-    check_fits(layouts.front(), flags);
+    check_fits(layouts.front(), flags, o.workload);
   }
   o.dump_phases_to = flags.dump_phases;
   o.dump_kernels_to = flags.dump_kernels;
@@ -135,13 +157,15 @@ void add_compile(CLI::App& app, Command& slot) {
                                             "folder for kernel sources and cubins");
   CLI::Option* gpus = c->add_option(
       "--gpus", flags->gpus, "choose the layout for this many GPUs (0: as --tp and the like say)");
-  gpus->check(in_range(0, 4096));
+  gpus->check(in_range(0, kMaxRanks));
   c->add_flag("--explain", flags->explain, "with --gpus: print all layouts, predicted")
       ->needs(gpus);
-  c->add_option("--batch", flags->workload.batch,
-                "sequences that decode at once, for which --gpus and --keep-whole auto choose")
+  c->add_option(
+       "--batch", flags->batch,
+       "sequences that decode at once, for which --gpus and --keep-whole auto choose (default: 8)")
       ->check(in_range(1, 1 << 20));
-  c->add_option("--context", flags->workload.context, "tokens a sequence has then")
+  c->add_option("--context", flags->context,
+                "tokens a sequence has then (default: 1024, or --max-model-len if that is less)")
       ->check(in_range(1, 1 << 24));
   CLI::Option* dry_run = c->add_flag("--dry-run", flags->dry_run,
                                      "print the exact bytes a rank needs and write no plan");

@@ -185,18 +185,20 @@ void add_place(CLI::App& app, Command& slot) {
   CLI::App* c =
       add_command(app, "place", "Plan which rank holds which expert, from a routing profile.", slot,
                   [f] { return body(*f); });
-  const CLI::Range count(1, 4096);
+  const CLI::Range count(1, kMaxRanks);
   c->add_option("PLAN|MODEL_DIR", o.input, "the model; only its config.json is read")->required();
   c->add_option("--profile", o.profile, "routes to each expert, or a golden file that has them")
       ->required();
   c->add_option("--ep", o.ranks, "ranks that share the experts")->required()->check(count);
-  c->add_option("--redundant-experts", o.redundant, "replicas beyond the first, a layer")
-      ->check(CLI::Range(0, 4096));
+  c->add_option("--redundant-experts", o.redundant,
+                "replicas beyond the first, a layer (default: as many as --current has, or 0)")
+      ->check(CLI::Range(0, 4096))
+      ->default_str("");
   c->add_option("--nodes", o.nodes, "nodes the ranks are on, in equal runs")->check(count);
   CLI::Option* current =
       c->add_option("--current", o.current, "the map in use: weights move only where that pays");
   c->add_option("--payback-steps", o.payback_steps, "with --current: steps in which it must pay")
-      ->check(CLI::PositiveNumber)
+      ->check(positive_number(1e-3, 1e12))
       ->needs(current);
   c->add_option("--measure", f->measure, "another profile, to judge the maps by");
   c->add_option("--tokens", o.tokens, "batches to predict: tokens a step over all ranks")

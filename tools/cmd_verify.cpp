@@ -89,6 +89,26 @@ void add_routers(const Flags& f, CompileOptions o, int64_t pages, VerifyOptions&
   };
 }
 
+/// A golden is of one batch; where a gate counts its dp group's tokens, another split keeps others.
+void check_capacity(const Flags& f, CompileOptions o) {
+  const bool is_plan = is_plan_directory(f.compile.input);
+  const int dp = is_plan ? load_plan(f.compile.input).mesh.dp : o.mesh.dp;
+  if (dp == 1) return;
+  if (is_plan) {
+    o.model_dir = f.compile.model_dir;
+    if (o.model_dir.empty()) o.model_dir = load_plan(f.compile.input).model_directory;
+  }
+  const auto module = import_module(o, false).module;
+  for (const auto& op : module->find_graph("step")->ops) {
+    if (op->kind != ir::OpKind::topk_gate) continue;
+    if (op->as<ir::TopkGateAttrs>().capacity_factor <= 0) continue;
+    user_error(
+        "an expert keeps as many tokens as the batch of a dp group allows (capacity_factor): with "
+        "dp {} the golden, which is of one batch, is not to be expected; verify without --dp",
+        dp);
+  }
+}
+
 int print_report(const VerifyReport& report, bool json) {
   if (json) {
     nlohmann::ordered_json out = {
@@ -151,6 +171,7 @@ int body(const Flags& f) {
   VerifyOptions options;
   const CompileOptions compile = verify_options(f, sequences, tokens, longest);
   const int64_t pages = sequences * (longest / 64 + 1);
+  check_capacity(f, compile);
   auto runner = make_runner(f, compile, pages, &options.float32);
   if (runner == nullptr) return 0;
   if (!options.float32) add_routers(f, compile, pages, options);
@@ -173,10 +194,13 @@ void add_verify(CLI::App& app, Command& slot) {
   f->ranks.add_to(c);
   c->add_option("--golden", f->golden,
                 "golden file (default: golden.safetensors or golden.json in the directory)");
-  c->add_option("--atol", f->atol, "absolute tolerance (-1: the default rule)");
-  c->add_option("--rtol", f->rtol, "relative tolerance (-1: the default rule)");
+  c->add_option("--atol", f->atol, "absolute tolerance (-1: the default rule)")
+      ->check(positive_number(-1, 1e9));
+  c->add_option("--rtol", f->rtol, "relative tolerance (-1: the default rule)")
+      ->check(positive_number(-1, 1e9));
   c->add_option("--margin", f->margin,
-                "least golden margin of greedy ids that are compared (-1: 1e-3, on a GPU 0.25)");
+                "least golden margin of greedy ids that are compared (-1: 1e-3, on a GPU 0.25)")
+      ->check(positive_number(-1, 1e9));
   CLI::Option* text = c->add_option("--text", f->text,
                                     "print the mean negative log-likelihood of this text instead");
   c->add_option("--tokens", f->tokens, "with --text: only its first N tokens (0: all)")

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ir/error.h"
+#include "ir/mesh.h"
 
 namespace shunt {
 
@@ -17,7 +18,6 @@ using Json = nlohmann::json;
 using passes::RoutingProfile;
 
 constexpr int kSchema = 1;
-constexpr int kMaxRanks = 1 << 16;
 
 Json parse(const std::string& text) {
   try {

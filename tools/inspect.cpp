@@ -135,19 +135,42 @@ ordered_json summary_json(const Plan& plan) {
           {"programs", programs}};
 }
 
+std::string value_text(const ordered_json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+/// Objects with the same keys: a line of keys, then one of values each.
+std::string json_table(const std::string& name, const ordered_json& rows) {
+  std::vector<size_t> widths;
+  for (const auto& [key, value] : rows[0].items()) widths.push_back(key.size());
+  for (const auto& row : rows) {
+    size_t column = 0;
+    for (const auto& [key, value] : row.items()) {
+      widths[column] = std::max(widths[column], value_text(value).size());
+      ++column;
+    }
+  }
+  const auto line = [&](const std::string& first, const ordered_json& row, bool keys) {
+    std::string text = fmt::format("  {:<25} ", first);
+    size_t column = 0;
+    for (const auto& [key, value] : row.items())
+      text += fmt::format("  {:<{}}", keys ? key : value_text(value), widths[column++]);
+    return text.substr(0, text.find_last_not_of(' ') + 1) + "\n";
+  };
+  std::string out = line(name, rows[0], true);
+  for (const auto& row : rows) out += line("", row, false);
+  return out;
+}
+
 std::string json_lines(const ordered_json& object) {
   std::string out;
   for (const auto& [key, value] : object.items()) {
-    if (value.is_array()) {
-      for (const auto& item : value) {
-        std::string line;
-        for (const auto& [k, v] : item.items())
-          line += fmt::format("  {}", v.is_string() ? v.get<std::string>() : v.dump());
-        out += fmt::format("  {:<25} {}\n", key, line);
-      }
+    if (value.is_array() && !value.empty() && value[0].is_object()) {
+      out += json_table(key, value);
+    } else if (value.is_array()) {
+      for (const auto& item : value) out += fmt::format("  {:<25}   {}\n", key, value_text(item));
     } else if (value != "") {
-      out += fmt::format("  {:<25} {}\n", key,
-                         value.is_string() ? value.get<std::string>() : value.dump());
+      out += fmt::format("  {:<25} {}\n", key, value_text(value));
     }
   }
   return out;

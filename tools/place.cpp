@@ -114,6 +114,12 @@ PlaceStudy study_placement(const PlaceOptions& options) {
   s.profile = load_profile_of(s, o.profile);
   s.counts = s.profile.total();
   if (!o.current.empty()) s.current = load_current(o, s.shapes);
+  if (o.redundant < 0) {
+    s.options.redundant = 0;
+    for (const ExpertMapLayer& layer :
+         s.current ? s.current->layers : std::vector<ExpertMapLayer>{})
+      s.options.redundant = std::max(s.options.redundant, layer.redundant());
+  }
   s.contiguous = s.planned = {o.ranks, o.nodes, {}};
   for (size_t i = 0; i < s.shapes.size(); ++i) {
     const MoeShape& shape = s.shapes[i];

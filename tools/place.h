@@ -20,7 +20,7 @@ struct PlaceOptions {
   std::filesystem::path current;    // the map in use; empty: none
   int ranks = 1;
   int nodes = 1;
-  int redundant = 0;                         // replicas beyond the first, a layer
+  int redundant = -1;  // replicas beyond the first, a layer; -1: as many as `current` has, or none
   std::vector<int64_t> tokens = {64, 4096};  // batches to predict: tokens a step over all ranks
   double link_bytes_per_s = 450e9;           // of a rank, each way
   double payback_steps = 1000;               // with `current`: steps in which a move must pay

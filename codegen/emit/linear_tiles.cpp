@@ -45,17 +45,12 @@ double rows_share(const Product& p, const Context& context) {
          static_cast<double>(std::max<int64_t>(1, context.bound(p.rows)));
 }
 
-/// Matrices that have rows at all.
-int64_t active_groups(const Product& p, int64_t rows) {
-  return is_grouped(p) ? std::min(p.experts, rows) : 1;
-}
-
-/// Row tiles over all groups: with rows spread unevenly, a group has about half a tile too much.
+/// Row tiles over all experts: with rows spread unevenly, one has about half a tile too much.
 double expected_row_tiles(const Product& p, int64_t rows, int64_t block_m) {
-  const int64_t groups = active_groups(p, rows);
-  if (groups == 1) return static_cast<double>(ceil_div(rows, block_m));
+  if (!is_grouped(p)) return static_cast<double>(ceil_div(rows, block_m));
+  const auto groups = static_cast<double>(std::min(p.experts, rows));  // that have rows at all
   const double full = static_cast<double>(rows) / static_cast<double>(block_m);
-  return std::max(static_cast<double>(groups), full + 0.5 * static_cast<double>(groups));
+  return std::max(groups, full + 0.5 * groups);
 }
 
 double expected_tiles(const Product& p, const Context& context, const MmaTile& t) {
@@ -63,22 +58,34 @@ double expected_tiles(const Product& p, const Context& context, const MmaTile& t
          static_cast<double>(ceil_div(p.columns, t.columns(p)) * matrices(p));
 }
 
-/// Stages of a block's ring, by what shared memory there is. Measured with bench/expert_bench.cpp.
-///
-/// Many tiles: two blocks of a multiprocessor or more, whose beginnings and ends overlap; with few
-/// steps of K shorter rings, of which more fit. No more tiles than multiprocessors: as much memory
-/// on its way as one block can have. Such a ring also leaves no room for a second block, which is
-/// as well: blocks that start early, while the predecessor ends, would gather on the
-/// multiprocessors that become free first and leave others without any.
-int64_t ring(const Product& p, const Context& context, const MmaTile& t) {
-  const int64_t whole = block_smem(context.target);
-  if (expected_tiles(p, context, t) <= static_cast<double>(context.target.sm_count))
-    return std::min(whole / t.stage_bytes(), kMostStages);
+/// No more tiles than multiprocessors: each block has one for itself.
+bool alone(const Product& p, const Context& context, const MmaTile& t) {
+  return expected_tiles(p, context, t) <= static_cast<double>(context.target.sm_count);
+}
+
+/// Shared memory of one of two blocks on a multiprocessor.
+int64_t half_smem(const Target& target) {
   const int64_t reserved = 1024;  // by the driver, of every block
-  const int64_t half = (whole - reserved) / 2;
-  const int64_t stages = (half >= 3 * t.stage_bytes() ? half : whole) / t.stage_bytes();
+  return (block_smem(target) - reserved) / 2;
+}
+
+/// Stages of a block's ring: as many as its share of a multiprocessor's memory holds and it has use
+/// for; with few steps of K fewer, that more blocks fit. Measured with bench/expert_bench.cpp.
+int64_t ring(const Product& p, const Context& context, const MmaTile& t) {
+  const int64_t whole = block_smem(context.target), half = half_smem(context.target);
   const int64_t steps = ceil_div(p.depth, 64);
+  if (alone(p, context, t))
+    return std::min({whole / t.stage_bytes(), kMostStages, std::max<int64_t>(2, steps)});
+  const int64_t stages = (half >= 3 * t.stage_bytes() ? half : whole) / t.stage_bytes();
   return std::min({stages, t.stages, std::max<int64_t>(4, steps * 5 / 8)});
+}
+
+/// What a launch asks for. A block that has a multiprocessor for itself for long leaves no room for
+/// another: blocks that start early, while the predecessor ends, would gather on the
+/// multiprocessors that become free first and leave others without any.
+int64_t launch_smem(const Product& p, const Context& context, const MmaChoice& choice) {
+  const bool keep_apart = alone(p, context, choice.tile) && ceil_div(p.depth, 64) > choice.stages;
+  return std::max(choice.smem(), keep_apart ? half_smem(context.target) + 1024 : 0);
 }
 
 double tile_seconds(const Product& p, const Context& context, const MmaTile& t) {
@@ -177,7 +184,8 @@ void emit_mma(const Product& p, StepBuilder& steps) {
       .number("kSmemBytes", choice.smem())
       .boolean("kAligned", p.depth % 8 == 0);
   add_product(launch, p);
-  launch.launch(grid_of(p, context, tile.block_m, tile.columns(p)), tile.threads(), choice.smem(),
+  launch.launch(grid_of(p, context, tile.block_m, tile.columns(p)), tile.threads(),
+                launch_smem(p, context, choice),
                 context.target.smem_per_block >= 2 * choice.smem() ? 2 : 1);
 }
 

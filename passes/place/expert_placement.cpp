@@ -30,6 +30,9 @@ Layout layout_of(int experts, const PlacementOptions& o) {
     user_error("{} groups do not divide {} experts", o.groups, experts);
   }
   if (o.redundant < 0) user_error("{} redundant experts: give 0 or more", o.redundant);
+  // Two replicas of an expert on one rank are one.
+  const int redundant =
+      static_cast<int>(std::min<int64_t>(o.redundant, int64_t{experts} * (o.ranks - 1)));
   const bool limited = o.groups > 1 && o.nodes > 1;
   Layout l;
   l.nodes = limited ? o.nodes : 1;
@@ -38,7 +41,7 @@ Layout layout_of(int experts, const PlacementOptions& o) {
   l.group_size = experts / l.groups;
   l.groups_per_node = (l.groups + l.nodes - 1) / l.nodes;
   const int together = l.groups_per_node * l.group_size;
-  l.capacity = std::max((experts + o.redundant + o.ranks - 1) / o.ranks,
+  l.capacity = std::max((experts + redundant + o.ranks - 1) / o.ranks,
                         (together + l.ranks_per_node - 1) / l.ranks_per_node);
   return l;
 }

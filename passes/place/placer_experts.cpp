@@ -26,9 +26,9 @@ const ExpertPlacement& Placer::experts_of(const Op& op, int64_t experts) {
   ExpertMapLayer where = contiguous_experts(layer, static_cast<int>(experts), mesh_.ep);
   if (options_.expert_map) {
     const ExpertMapLayer* mine = options_.expert_map->find_layer(layer);
-    if (mine == nullptr) user_error("the expert map has no layer {}", layer);
+    if (mine == nullptr) user_error("--expert-map has no layer {}", layer);
     if (mine->expert_count() != experts) {
-      user_error("the expert map has {} experts in layer {}, the model {}", mine->expert_count(),
+      user_error("--expert-map has {} experts in layer {}, the model {}", mine->expert_count(),
                  layer, experts);
     }
     where = *mine;

@@ -21,7 +21,7 @@ struct StepPrediction {
   double experts = 0;  // matmuls of experts
   double dense = 0;    // other matmuls, the language head
   double attention = 0;
-  double other = 0;  // norms, routing, rotation
+  double other = 0;  // norms, routing, rotation; inputs, sampling, ids to the host
   double communication = 0;
   double seconds() const { return experts + dense + attention + other + communication; }
 };

@@ -55,7 +55,7 @@ int parse_number(const std::string& name, const std::string& text) {
   int value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || value < 0)
-    user_error("{} is \"{}\", which is no number of a rank: unset it or correct it", name, text);
+    user_error("{} is \"{}\", which is no number of 0 or more: unset it or correct it", name, text);
   return value;
 }
 
@@ -92,7 +92,8 @@ std::optional<Claim> claim_of(const RankFlags& flags) {
   if (!flags.rank && !flags.world) return std::nullopt;
   if (!flags.rank || !flags.world)
     user_error("--rank and --world-size go together: give both, or neither");
-  Claim claim{"flags", {"--rank", *flags.rank}, {"--world-size", *flags.world}, std::nullopt};
+  Claim claim{
+      "the command line", {"--rank", *flags.rank}, {"--world-size", *flags.world}, std::nullopt};
   if (flags.local_rank) claim.local_rank = Setting{"--local-rank", *flags.local_rank};
   return claim;
 }

@@ -15,8 +15,8 @@ namespace shunt {
 
 namespace {
 
-constexpr Milliseconds kAbortTime{
-    5'000};  // to free aborted communicators, before they are left to the process's end
+/// To free communicators, before they are left to the process's end; and as long to get a turn.
+constexpr Milliseconds kEndTime{5'000};
 
 ncclConfig_t make_config() {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -47,7 +47,7 @@ NcclState::NcclState(std::unique_ptr<ControlChannel> control, int gpu, Milliseco
 
   const auto all = add_comm();
   // From here on a peer's failure must reach calls that are in progress.
-  channel->set_on_failure([this] { start_abort(); });
+  channel->set_on_failure([this] { end_comms(false); });
   ncclConfig_t config = make_config();
   ncclResult_t result;
   {
@@ -61,8 +61,8 @@ NcclState::NcclState(std::unique_ptr<ControlChannel> control, int gpu, Milliseco
     settle(*all, what, init_timeout_);
   } catch (...) {
     channel->set_on_failure({});  // the destructor does not run
-    start_abort();
-    aborter_.detach();
+    end_comms(false);
+    ender_.detach();
     throw;
   }
 }
@@ -71,13 +71,13 @@ NcclState::~NcclState() {
   channel->set_on_failure({});
   // Not ncclCommDestroy, which waits for the other ranks: after close() or a failure there is
   // nothing to wait for.
-  start_abort(channel->alive());
+  end_comms(channel->alive());
   // NCCL does not let go of a communicator before the CUDA graphs that captured it are gone. They
   // should be by now.
-  if (abort_done_.wait_for(kAbortTime) == std::future_status::ready) {
-    aborter_.join();
+  if (ended_.wait_for(2 * kEndTime) == std::future_status::ready) {
+    ender_.join();
   } else {
-    aborter_.detach();
+    ender_.detach();
   }
 }
 
@@ -227,47 +227,47 @@ void NcclState::fail(const std::string& reason) {
 
 void NcclState::abort(const std::string& reason) {
   channel->fail(reason);
-  start_abort();
+  end_comms(false);
 }
 
 // On a thread of its own: ncclCommAbort ends what runs on the GPU at once, but returns only when
 // the CUDA graphs that captured the communicator are destroyed, and those belong to the thread that
 // is told of the failure.
-void NcclState::start_abort(bool orderly) {
+void NcclState::end_comms(bool orderly) {
   const std::lock_guard lock(list_->mutex);
   if (std::exchange(list_->aborted, true)) return;
   for (const auto& words : list_->words) words->abort();
   std::promise<void> done;
-  abort_done_ = done.get_future();
-  aborter_ = std::thread([list = list_, orderly, done = std::move(done)]() mutable {
-    abort_all(*list, orderly);
+  ended_ = done.get_future();
+  ender_ = std::thread([list = list_, orderly, done = std::move(done)]() mutable {
+    free_all(*list, orderly);
     done.set_value();
   });
 }
 
-// After a failure all in one group: freeing one may wait for a stream on which another one's kernel
-// still waits for its peers. At an orderly end nothing runs, and one after the other, parts before
-// the whole and one rank of a process at a time, spares NCCL a thread for each.
-void NcclState::abort_all(List& list, bool orderly) {
-  static std::mutex one_rank;
-  std::unique_lock<std::mutex> alone;
-  if (orderly) alone = std::unique_lock(one_rank);
+// All in one group: freeing one may wait for a stream on which another one's kernel still waits for
+// its peers; one after the other they also take a second longer. At an orderly end one rank of a
+// process at a time: the last one of a communicator frees what it has for all, and nobody else
+// should be in the middle of letting go of it then.
+void NcclState::free_all(List& list, bool orderly) {
+  static std::timed_mutex one_rank;
+  std::unique_lock<std::timed_mutex> turn(one_rank, std::defer_lock);
+  if (orderly) (void)turn.try_lock_for(kEndTime);
   std::vector<std::shared_ptr<NcclComm>> comms;
   {
     const std::lock_guard lock(list.mutex);
     comms = list.comms;
   }
-  if (!orderly) ncclGroupStart();
-  for (auto it = comms.rbegin(); it != comms.rend(); ++it) {
-    NcclComm& comm = **it;
+  ncclGroupStart();
+  for (const auto& comm : comms) {
     ncclComm_t handle = nullptr;
     {
-      const std::lock_guard lock(comm.mutex);
-      handle = std::exchange(comm.handle, nullptr);
+      const std::lock_guard lock(comm->mutex);
+      handle = std::exchange(comm->handle, nullptr);
     }
     if (handle != nullptr) ncclCommAbort(handle);
   }
-  if (!orderly) ncclGroupEnd();
+  ncclGroupEnd();
 }
 
 }  // namespace shunt

@@ -77,13 +77,13 @@ class NcclState {
   void check_comms(const CommSite& site);
   void await_failure();
   [[noreturn]] void fail(const std::string& what, ncclResult_t result);
-  void start_abort(bool orderly = false);
-  static void abort_all(List& list, bool orderly);
+  void end_comms(bool orderly);
+  static void free_all(List& list, bool orderly);
 
   const Milliseconds init_timeout_;
   const std::shared_ptr<List> list_ = std::make_shared<List>();
-  std::thread aborter_;
-  std::future<void> abort_done_;
+  std::thread ender_;
+  std::future<void> ended_;
 };
 
 }  // namespace shunt

@@ -23,7 +23,6 @@ namespace {
 constexpr int64_t kMaxBytes = int64_t{1} << 46;  // 64 TiB: keeps every later sum far from overflow
 constexpr int64_t kMaxCount = INT32_MAX;
 constexpr size_t kMaxDims = 6;
-constexpr int64_t kMaxRanks = 4096;
 constexpr int64_t kAlignment = 256;
 constexpr int64_t kCudaGridX = INT32_MAX, kCudaGridYZ = 65535;
 

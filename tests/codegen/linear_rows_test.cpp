@@ -193,20 +193,25 @@ TEST(LinearRows, TilesAreForTheRowsThatComeToARank) {
   EXPECT_NE(tiles_of(256, 2), tiles_of(64, 2));
 }
 
-/// Two blocks fit a multiprocessor where there are tiles enough; a block that has one for itself
-/// takes most of its memory.
+/// Blocks that a multiprocessor has room for.
+int64_t fitting(const Tiles& tiles) { return 228 * 1024 / (tiles.smem + 1024); }
+
+/// Two or three blocks share a multiprocessor where there are tiles enough; a block that has one
+/// for itself leaves no room for another.
 TEST(LinearRows, RingsAreAsLongAsTheMemoryOfTheirBlocks) {
-  constexpr int64_t kMultiprocessor = 228 * 1024, kReserved = 1024;
-  const Tiles many = tiles_of(16, 2, 28672, 4096);
-  EXPECT_GT(many.grid[0] * many.grid[1], 2 * 132);
-  EXPECT_LE(2 * (many.smem + kReserved), kMultiprocessor);
-  EXPECT_GT(3 * (many.smem + kReserved), kMultiprocessor);
-  const Tiles few = tiles_of(16, 2, 4096, 14336);
-  EXPECT_LE(few.grid[0] * few.grid[1], 132);
-  EXPECT_GT(2 * (few.smem + kReserved), kMultiprocessor);
-  EXPECT_LE(few.smem + kReserved, kMultiprocessor);
-  const Tiles shallow = tiles_of(16, 2, 28672, 192);  // three steps of K
-  EXPECT_EQ(shallow.stages, 4);
+  const Tiles many = tiles_of(16, 2, 28672, 4096);  // 896 tiles of 64 columns
+  EXPECT_EQ(many.grid[0] * many.grid[1], 896);
+  EXPECT_EQ(fitting(many), 2);
+  const Tiles some = tiles_of(16, 2, 12288, 4096);  // 384: all at once, if three are
+  EXPECT_EQ(some.grid[0] * some.grid[1], 384);
+  EXPECT_EQ(fitting(some), 2);
+  for (const int columns : {4096, 2048}) {  // tiles of 64 columns, and of 32
+    const Tiles few = tiles_of(8, 2, columns, 14336);
+    EXPECT_LE(few.grid[0] * few.grid[1], 132);
+    EXPECT_EQ(fitting(few), 1) << columns;
+  }
+  EXPECT_EQ(tiles_of(16, 2, 28672, 192).stages, 4);  // three steps of K
+  EXPECT_EQ(tiles_of(8, 2, 2048, 192).stages, 3);
 }
 
 /// A kernel may read ids before its predecessor has ended only if that is not what wrote them.

@@ -310,8 +310,10 @@ TEST(CliError, GpuPlanWithoutGpu) {
                {"sm_90a", "GPU"});
   expect_error(shunt({"bench", gpu_plan(), "-p", "8", "-n", "2", "-b", "1"}), kIncompatible,
                {"sm_90a", "GPU"});
-  expect_error(shunt({"run", storyteller(), "-p", "hi", "--target", "sm_90a"}), kIncompatible,
-               {"sm_90a", "GPU"});
+  for (const char* ranks : {"1", "2"}) {
+    expect_error(shunt({"run", storyteller(), "-p", "hi", "--target", "sm_90a", "--tp", ranks}),
+                 kIncompatible, {"sm_90a", "GPU"});
+  }
   expect_error(shunt({"verify", storyteller(), "--golden", data("storyteller/golden.json"),
                       "--target", "sm_80"}),
                kIncompatible, {"sm_80", "GPU"});
@@ -350,6 +352,15 @@ TEST(CliError, Flags) {
   refused({"compile", "/no/such/model", "-o", "x"}, {"/no/such/model"});
   refused({"compile", model}, {"-o PLAN"});
   refused({"compile", plan, "-o", "x"}, {plan, "is a plan"});
+  refused({"run", plan, "-p", "a", "--comm-timeout", "nan"}, {"--comm-timeout", "nan"});
+  refused({"verify", model, "--atol", "nan"}, {"--atol", "nan"});
+  refused({"verify", data("deepspeed/top2_residual"), "--target", "cpu", "--dp", "2"},
+          {"capacity_factor", "dp 2"});
+  refused({"compile", model, "--dry-run", "--tp", "5000"}, {"--tp", "5000", "4096"});
+  refused({"compile", model, "--dry-run", "--tp", "4096", "--dp", "2"}, {"4096 ranks"});
+  refused({"compile", model, "--dry-run", "--tp", "2", "--batch", "65"}, {"65", "64", "--batch"});
+  refused({"compile", model, "--gpus", "2", "--explain", "--context", "2049"},
+          {"2049", "2048", "--max-model-len"});
   refused({"compile", model, "--dry-run", "--target", "sm_61"}, {"--target", "sm_61", "sm_90a"});
   refused({"compile", model, "--dry-run", "--dtype", "int4"}, {"--dtype", "int4", "bf16"});
   refused({"compile", model, "--dry-run", "--target", "cpu", "--dtype", "bf16"},

@@ -99,11 +99,11 @@ TEST(Place, BadMapsAreRefused) {
             "\"schema\" must be 1, the one this program reads");
   EXPECT_EQ(map_error(""), "key 'ranks' is missing");
   EXPECT_EQ(map_error(R"(, "ranks": 1e30, "layers": [])"),
-            "ranks must be an integer from 0 to 65536");
+            "ranks must be an integer from 0 to 4096");
   EXPECT_EQ(map_error(R"(, "ranks": 2, "layers": {})"), "key 'layers' must be a list");
   EXPECT_EQ(map_error(R"(, "ranks": 2, "layers": [], "extra": 0)"), "the map: unknown key 'extra'");
   EXPECT_EQ(map_error(R"(, "ranks": 2, "layers": [{"layer": 0, "experts": [0, -1]}])"),
-            "layer 0, expert 1 must be an integer from 0 to 65536");
+            "layer 0, expert 1 must be an integer from 0 to 4096");
   EXPECT_EQ(map_error(R"(, "ranks": 2, "layers": [{"layer": 0, "experts": [[]]}])"),
             "layer 0, expert 0: is on no rank");
   EXPECT_EQ(map_error(R"(, "ranks": 2, "layers": [{"layer": 0, "experts": [[0, 0]]}])"),
@@ -157,6 +157,19 @@ TEST(Place, MovesMustPayBack) {
   EXPECT_EQ(study_placement(o).planned, study_placement(o).contiguous);
   o.payback_steps = 1e6;
   EXPECT_LE(worst_layer(study_placement(o), study_placement(o).planned), 1.15);
+}
+
+TEST(Place, AsManyReplicasAsTheCurrentMapHasUnlessSaid) {
+  const test::TempDir folder;
+  const std::string now = folder / "now.json";
+  const ExpertMap with_four = study_placement(storyteller(4, 4)).planned;
+  test::write_file(now, expert_map_to_json(with_four));
+  PlaceOptions o = storyteller(4, -1);
+  EXPECT_EQ(study_placement(o).planned, study_placement(storyteller(4, 0)).planned);
+  o.current = now;
+  EXPECT_EQ(study_placement(o).planned, with_four);
+  o.redundant = 0;
+  EXPECT_EQ(study_placement(o).planned.layers[0].redundant(), 0);
 }
 
 TEST(Place, CommandWritesTheMapAndSaysWhetherItPays) {

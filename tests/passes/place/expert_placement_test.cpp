@@ -119,6 +119,12 @@ TEST(ExpertPlacement, BalancedLoadsGetNoReplicas) {
   EXPECT_EQ(plan_experts(0, load, {.ranks = 4, .redundant = 4}).redundant(), 0);
 }
 
+TEST(ExpertPlacement, MoreReplicasThanRanksAreOfNoUse) {
+  const Loads load{60, 10, 20, 10, 5, 10, 15};
+  EXPECT_EQ(plan_experts(0, load, {.ranks = 4, .redundant = 1000}),
+            plan_experts(0, load, {.ranks = 4, .redundant = 7 * 3}));
+}
+
 TEST(ExpertPlacement, FewerExpertsThanRanks) {
   const Loads load{5, 3};
   const PlacementOptions none{.ranks = 4};

@@ -133,7 +133,7 @@ TEST(Launcher, FlagsThenOwnVariablesSettleIt) {
   flags.local_rank = 0;
   flags.master_addr = "h";
   const ProcessRank by_flags = detect_launch(flags, from(kTorch + kOpenMpi + own));
-  expect(by_flags, 4, 5, 0, "flags");
+  expect(by_flags, 4, 5, 0, "the command line");
   EXPECT_EQ(by_flags.master_addr, "h");
 }
 
