@@ -44,11 +44,17 @@ const MeshCase kMeshes[] = {
     {"dp2_tp2_ep4_auto", {2, 2, 4, 1}, 2, "auto", "auto"},
 };
 
-const char* const kModels[] = {"conformance/mixtral",         "conformance/qwen2_moe",
-                               "conformance/deepseek_v3",     "conformance/gpt_oss",
-                               "conformance/olmoe",           "conformance/granitemoeshared",
-                               "deepspeed/top1_standard",     "deepspeed/top2_residual",
-                               "deepspeed/top1_residual_mp2", "deepspeed/top2_mp2_whole_experts"};
+const char* const kModels[] = {"conformance/mixtral",
+                               "conformance/qwen2_moe",
+                               "conformance/deepseek_v3",
+                               "conformance/gpt_oss",
+                               "conformance/olmoe",
+                               "conformance/granitemoeshared",
+                               "deepspeed/top1_standard",
+                               "deepspeed/top2_residual",
+                               "deepspeed/top1_residual_mp2",
+                               "deepspeed/top2_mp2_whole_experts",
+                               "storyteller"};
 
 /// Contiguous experts, and of the first `redundant` a second replica on the next rank.
 ExpertMap with_replicas(const ir::Module& module, int ranks, int redundant) {
@@ -69,9 +75,12 @@ class OnMesh : public testing::TestWithParam<std::tuple<const char*, MeshCase>> 
  protected:
   void SetUp() override {
     const auto& [model, mesh] = GetParam();
-    options_.model_dir = test::data(model);
-    golden_ = load_golden(options_.model_dir / "golden.safetensors");
+    const bool trained = std::string_view(model) == "storyteller";
+    options_.model_dir = trained ? test::storyteller() : test::data(model);
+    golden_ = load_golden(trained ? fs::path(test::data("storyteller/golden.json"))
+                                  : options_.model_dir / "golden.safetensors");
     const GoldenSizes sizes = sizes_of(golden_);
+    pages_ = sizes.sequences * (sizes.longest / 64 + 1);
     options_.max_num_batched_tokens = options_.max_logit_rows = sizes.tokens;
     options_.max_model_len = sizes.longest;
     options_.max_num_seqs = sizes.sequences;
@@ -100,8 +109,8 @@ class OnMesh : public testing::TestWithParam<std::tuple<const char*, MeshCase>> 
     EXPECT_FALSE(report.lines.empty());
   }
 
-  static constexpr int64_t kPages = 8;
   CompileOptions options_;
+  int64_t pages_ = 0;
   std::vector<GoldenSequence> golden_;
   fs::path scratch_;
 };
@@ -113,13 +122,13 @@ bool golden_holds(const std::string& model, const Mesh& mesh) {
 
 TEST_P(OnMesh, Evaluator) {
   if (!golden_holds(std::get<0>(GetParam()), options_.mesh)) return;  // CapacityOfAGroup has these
-  check(*make_reference_runner(options_, true, kPages));
+  check(*make_reference_runner(options_, true, pages_));
 }
 
 TEST_P(OnMesh, CpuPlan) {
   if (!golden_holds(std::get<0>(GetParam()), options_.mesh)) return;
   write_plan(compile(options_), scratch_);
-  check(*make_plan_runner(scratch_, kPages));
+  check(*make_plan_runner(scratch_, pages_));
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, OnMesh,
