@@ -64,8 +64,8 @@ bool followed(const std::filesystem::path& plan_directory, const RanksOptions& o
 /// Checks that a number is in [low, high]. The range shows in the error, not in -h.
 CLI::Validator in_range(int64_t low, int64_t high);
 
-/// The same for a number that has a fraction; "nan" is none.
-CLI::Validator positive_number(double low, double high);
+/// The same for a number that may have a fraction; "nan" is none.
+CLI::Validator number_between(double low, double high);
 
 /// A line that is rewritten in place while something long runs; only on a terminal.
 class Progress {

@@ -23,7 +23,7 @@ CLI::Validator in_range(int64_t low, int64_t high) {
   return CLI::Validator(CLI::Range(low, high)).description("");
 }
 
-CLI::Validator positive_number(double low, double high) {
+CLI::Validator number_between(double low, double high) {
   return CLI::Validator(
       [low, high](std::string& text) {
         char* end = nullptr;
@@ -80,11 +80,11 @@ void CompileFlags::add_to(CLI::App* command) {
   command
       ->add_option("--link-gbps", link_gbps,
                    "10^9 bytes a second of a rank's link, each way, where it is not NVLink")
-      ->check(positive_number(1e-3, 1e6));
+      ->check(number_between(1e-3, 1e6));
   command
       ->add_option("--link-us", link_us,
                    "microseconds of the smallest all-reduce of two ranks over such links")
-      ->check(positive_number(1e-3, 1e9));
+      ->check(number_between(1e-3, 1e9));
   command->add_option("--expert-map", options.expert_map,
                       "which rank has which expert: JSON made by `shunt place`");
 }
@@ -181,7 +181,7 @@ std::filesystem::path CompileFlags::plan_directory() const {
 void RankOptions::add_to(CLI::App* command) {
   command
       ->add_option("--comm-timeout", comm_timeout, "seconds that a wait for another rank may take")
-      ->check(positive_number(0.1, 86400));
+      ->check(number_between(0.1, 86400));
   command->add_option("--rank", flags.rank, "this process's rank (default: as launched)");
   command->add_option("--world-size", flags.world, "processes, one a rank (default: as launched)");
   command->add_option("--local-rank", flags.local_rank,

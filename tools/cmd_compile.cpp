@@ -67,9 +67,12 @@ int print_memory(const Plan& plan, bool json) {
 
 /// What layouts and sharding are chosen for. What is not given is as usual, or less if the plan
 /// holds less.
-passes::Workload workload_of(const Flags& flags, const CompileOptions& o) {
-  const Limits limits = import_module(o, false).limits;
+passes::Workload workload_of(const Flags& flags, CompileOptions o) {
   passes::Workload w;
+  const bool chooses = flags.gpus > 0 || o.mesh.tp > 1;
+  if (!chooses && !flags.batch && !flags.context) return w;  // nobody asks: the model is read once
+  o.on_warning = {};  // those of the model are said where it is compiled
+  const Limits limits = import_module(o, false).limits;
   w.context = flags.context.value_or(std::min(w.context, limits.max_model_len));
   w.batch = flags.batch.value_or(w.batch);
   if (w.context > limits.max_model_len) {

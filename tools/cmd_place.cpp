@@ -198,14 +198,14 @@ void add_place(CLI::App& app, Command& slot) {
   CLI::Option* current =
       c->add_option("--current", o.current, "the map in use: weights move only where that pays");
   c->add_option("--payback-steps", o.payback_steps, "with --current: steps in which it must pay")
-      ->check(positive_number(1e-3, 1e12))
+      ->check(number_between(1e-3, 1e12))
       ->needs(current);
   c->add_option("--measure", f->measure, "another profile, to judge the maps by");
   c->add_option("--tokens", o.tokens, "batches to predict: tokens a step over all ranks")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 30));
   c->add_option("--link-gbps", f->link_gbps, "10^9 bytes a second of a rank's link, each way")
-      ->check(positive_number(1e-3, 1e6));
+      ->check(number_between(1e-3, 1e6));
   c->add_option("--target", o.target, "cpu, sm_90a or sm_80 (default: the plan's, else sm_90a)");
   c->add_option("--model-dir", o.model_dir, "of a plan: its model directory, if that was moved");
   c->add_option("-o,--output", f->output, "the map to write (default: none is written)");

@@ -71,12 +71,15 @@ std::unique_ptr<StepRunner> make_runner(const Flags& f, const CompileOptions& o,
   return make_plan_runner(plan, ranks);
 }
 
+/// The input, or of a plan where its model directory is.
+std::filesystem::path model_directory(const CompileFlags& compile) {
+  if (!is_plan_directory(compile.input)) return compile.input;
+  return compile.model_dir.empty() ? load_plan(compile.input).model_directory : compile.model_dir;
+}
+
 /// What near-ties need: how the model routes, and a float32 plan of it.
 void add_routers(const Flags& f, CompileOptions o, int64_t pages, VerifyOptions& options) {
-  if (is_plan_directory(f.compile.input)) {
-    o.model_dir = f.compile.model_dir;
-    if (o.model_dir.empty()) o.model_dir = load_plan(f.compile.input).model_directory;
-  }
+  o.model_dir = model_directory(f.compile);
   o.target = "cpu";
   o.mesh = {};
   o.expert_map.clear();
@@ -91,13 +94,11 @@ void add_routers(const Flags& f, CompileOptions o, int64_t pages, VerifyOptions&
 
 /// A golden is of one batch; where a gate counts its dp group's tokens, another split keeps others.
 void check_capacity(const Flags& f, CompileOptions o) {
-  const bool is_plan = is_plan_directory(f.compile.input);
-  const int dp = is_plan ? load_plan(f.compile.input).mesh.dp : o.mesh.dp;
+  const int dp =
+      is_plan_directory(f.compile.input) ? load_plan(f.compile.input).mesh.dp : o.mesh.dp;
   if (dp == 1) return;
-  if (is_plan) {
-    o.model_dir = f.compile.model_dir;
-    if (o.model_dir.empty()) o.model_dir = load_plan(f.compile.input).model_directory;
-  }
+  o.model_dir = model_directory(f.compile);
+  o.on_warning = {};  // what the model's own compilation says
   const auto module = import_module(o, false).module;
   for (const auto& op : module->find_graph("step")->ops) {
     if (op->kind != ir::OpKind::topk_gate) continue;
@@ -126,11 +127,8 @@ int print_report(const VerifyReport& report, bool json) {
 
 int verify_nll(const Flags& f) {
   const std::string text = read_text(f.text);
-  std::filesystem::path model = f.compile.input;
-  if (is_plan_directory(model)) {
-    model = f.compile.model_dir.empty() ? load_plan(model).model_directory : f.compile.model_dir;
-  }
-  std::vector<int32_t> ids = Tokenizer::from_file(model / "tokenizer.json").encode(text);
+  std::vector<int32_t> ids =
+      Tokenizer::from_file(model_directory(f.compile) / "tokenizer.json").encode(text);
   if (f.tokens > 0) {
     if (static_cast<int64_t>(ids.size()) < f.tokens)
       user_error("{} has {} tokens, not {}", f.text, ids.size(), f.tokens);
@@ -195,12 +193,12 @@ void add_verify(CLI::App& app, Command& slot) {
   c->add_option("--golden", f->golden,
                 "golden file (default: golden.safetensors or golden.json in the directory)");
   c->add_option("--atol", f->atol, "absolute tolerance (-1: the default rule)")
-      ->check(positive_number(-1, 1e9));
+      ->check(number_between(-1, 1e9));
   c->add_option("--rtol", f->rtol, "relative tolerance (-1: the default rule)")
-      ->check(positive_number(-1, 1e9));
+      ->check(number_between(-1, 1e9));
   c->add_option("--margin", f->margin,
                 "least golden margin of greedy ids that are compared (-1: 1e-3, on a GPU 0.25)")
-      ->check(positive_number(-1, 1e9));
+      ->check(number_between(-1, 1e9));
   CLI::Option* text = c->add_option("--text", f->text,
                                     "print the mean negative log-likelihood of this text instead");
   c->add_option("--tokens", f->tokens, "with --text: only its first N tokens (0: all)")

@@ -173,7 +173,7 @@ layouts_case() {
 
 # layout_rows MODEL N: what layouts_case measured and predicted of a model.
 layout_rows() {
-  awk -v model="$1" -v n="$2" -v out="$OUT" '
+  awk -v model="$1" '
     # The mesh that --tp=2,--ep=2 stands for, as predictions print it.
     function mesh_of(flags,  a, i, v, axis) {
       split("", axis); axis["dp"] = axis["tp"] = axis["ep"] = axis["etp"] = 1
@@ -209,7 +209,7 @@ layout_rows() {
         }
         print row
       }
-    }' "$OUT"/predicted-"$1"-*.log "$OUT"/layout-"$1"-*.log
+    }' "$OUT"/predicted-"$1"-{1,"$2"}-b*.log "$OUT"/layout-"$1"-{1,"$2"}-*.log
 }
 
 while [ $# -gt 0 ]; do

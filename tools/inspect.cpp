@@ -141,24 +141,22 @@ std::string value_text(const ordered_json& value) {
 
 /// Objects with the same keys: a line of keys, then one of values each.
 std::string json_table(const std::string& name, const ordered_json& rows) {
-  std::vector<size_t> widths;
-  for (const auto& [key, value] : rows[0].items()) widths.push_back(key.size());
+  std::vector<std::vector<std::string>> lines(1);
+  for (const auto& [key, value] : rows[0].items()) lines[0].push_back(key);
   for (const auto& row : rows) {
-    size_t column = 0;
-    for (const auto& [key, value] : row.items()) {
-      widths[column] = std::max(widths[column], value_text(value).size());
-      ++column;
-    }
+    auto& line = lines.emplace_back();
+    for (const auto& [key, value] : row.items()) line.push_back(value_text(value));
   }
-  const auto line = [&](const std::string& first, const ordered_json& row, bool keys) {
-    std::string text = fmt::format("  {:<25} ", first);
-    size_t column = 0;
-    for (const auto& [key, value] : row.items())
-      text += fmt::format("  {:<{}}", keys ? key : value_text(value), widths[column++]);
-    return text.substr(0, text.find_last_not_of(' ') + 1) + "\n";
-  };
-  std::string out = line(name, rows[0], true);
-  for (const auto& row : rows) out += line("", row, false);
+  std::vector<size_t> widths(lines[0].size());
+  for (const auto& line : lines) {
+    for (size_t i = 0; i < line.size(); ++i) widths[i] = std::max(widths[i], line[i].size());
+  }
+  std::string out;
+  for (const auto& line : lines) {
+    std::string text = fmt::format("  {:<25} ", out.empty() ? name : "");
+    for (size_t i = 0; i < line.size(); ++i) text += fmt::format("  {:<{}}", line[i], widths[i]);
+    out += text.substr(0, text.find_last_not_of(' ') + 1) + "\n";
+  }
   return out;
 }
 

@@ -81,6 +81,13 @@ ExpertMap load_current(const PlaceOptions& o, const std::vector<MoeShape>& shape
   return out;
 }
 
+/// Replicas beyond the first, of the layer that has most.
+int most_redundant(const ExpertMap& map) {
+  int most = 0;
+  for (const ExpertMapLayer& layer : map.layers) most = std::max(most, layer.redundant());
+  return most;
+}
+
 StepEstimate estimate_layer(const PlaceStudy& s, size_t i, const ExpertMap& map, double tokens) {
   const PlaceOptions& o = s.options;
   return passes::estimate_step(s.shapes[i], map.layers[i], s.counts[i], o.ranks, o.nodes, tokens,
@@ -114,12 +121,7 @@ PlaceStudy study_placement(const PlaceOptions& options) {
   s.profile = load_profile_of(s, o.profile);
   s.counts = s.profile.total();
   if (!o.current.empty()) s.current = load_current(o, s.shapes);
-  if (o.redundant < 0) {
-    s.options.redundant = 0;
-    for (const ExpertMapLayer& layer :
-         s.current ? s.current->layers : std::vector<ExpertMapLayer>{})
-      s.options.redundant = std::max(s.options.redundant, layer.redundant());
-  }
+  if (o.redundant < 0) s.options.redundant = s.current ? most_redundant(*s.current) : 0;
   s.contiguous = s.planned = {o.ranks, o.nodes, {}};
   for (size_t i = 0; i < s.shapes.size(); ++i) {
     const MoeShape& shape = s.shapes[i];

@@ -16,6 +16,8 @@ namespace {
 
 constexpr int64_t kSimtTile = 64;  // rows, and rows of w, of a block of kernels/gemm_simt.cuh
 constexpr int64_t kMaxGridY = 65535;
+constexpr int64_t kMmaDepth = 64;        // of K, a stage of kernels/gemm.cuh
+constexpr int64_t kReservedSmem = 1024;  // of every block, by the driver
 
 constexpr MmaTile kMmaTiles[] = {
     // Where the estimates are equal the first is taken.
@@ -64,16 +66,15 @@ bool alone(const Product& p, const Context& context, const MmaTile& t) {
 }
 
 /// Shared memory of one of two blocks on a multiprocessor.
-int64_t half_smem(const Target& target) {
-  const int64_t reserved = 1024;  // by the driver, of every block
-  return (block_smem(target) - reserved) / 2;
-}
+int64_t half_smem(const Target& target) { return (block_smem(target) - kReservedSmem) / 2; }
+
+int64_t steps_of(const Product& p) { return ceil_div(p.depth, kMmaDepth); }
 
 /// Stages of a block's ring: as many as its share of a multiprocessor's memory holds and it has use
 /// for; with few steps of K fewer, that more blocks fit. Measured with bench/expert_bench.cpp.
 int64_t ring(const Product& p, const Context& context, const MmaTile& t) {
   const int64_t whole = block_smem(context.target), half = half_smem(context.target);
-  const int64_t steps = ceil_div(p.depth, 64);
+  const int64_t steps = steps_of(p);
   if (alone(p, context, t))
     return std::min({whole / t.stage_bytes(), kMostStages, std::max<int64_t>(2, steps)});
   const int64_t stages = (half >= 3 * t.stage_bytes() ? half : whole) / t.stage_bytes();
@@ -84,8 +85,9 @@ int64_t ring(const Product& p, const Context& context, const MmaTile& t) {
 /// another: blocks that start early, while the predecessor ends, would gather on the
 /// multiprocessors that become free first and leave others without any.
 int64_t launch_smem(const Product& p, const Context& context, const MmaChoice& choice) {
-  const bool keep_apart = alone(p, context, choice.tile) && ceil_div(p.depth, 64) > choice.stages;
-  return std::max(choice.smem(), keep_apart ? half_smem(context.target) + 1024 : 0);
+  const bool keep_apart = alone(p, context, choice.tile) && steps_of(p) > choice.stages;
+  const int64_t more_than_half = half_smem(context.target) + kReservedSmem;
+  return keep_apart ? std::max(choice.smem(), more_than_half) : choice.smem();
 }
 
 double tile_seconds(const Product& p, const Context& context, const MmaTile& t) {
@@ -95,7 +97,7 @@ double tile_seconds(const Product& p, const Context& context, const MmaTile& t) 
   const double busy = std::min(1.0, tiles / sms);  // share of the machine that has work
   // A multiprocessor can read faster than with its share of the memory's rate.
   const double reads = std::min(1.0, 1.25 * tiles / sms);
-  const double depth = static_cast<double>(round_up(p.depth, 64));
+  const double depth = static_cast<double>(steps_of(p) * kMmaDepth);
   const double area = static_cast<double>(t.block_m * t.block_n);
   const double edges = static_cast<double>(t.block_m + t.block_n);
   const double compute =

@@ -52,7 +52,7 @@ class Predictor {
         batch_(std::max<int64_t>(1, workload.batch)),
         context_(workload.context),
         peer_memory_(peer_memory) {
-    sequences_ = std::max<int64_t>(1, module.mesh.group_batch(workload.batch));
+    sequences_ = module.mesh.group_batch(batch_);
     // Kernels are chosen for all rows there are, padding too; expert_bytes() leaves padding out.
     for_experts_ = share_of(sequences_ * module.mesh.dp, kSeveralTokens);
     for_group_ = share_of(sequences_, kSeveralTokens);
@@ -84,6 +84,7 @@ class Predictor {
            share_of(sequences_, kManyRows) * (target_.kernel_seconds - target_.launch_seconds) +
            std::max(bytes / target_.memory_bytes_per_s, flops / target_.vector_flops_per_s);
   }
+
   void add(const Op& op) {
     if (op.kind == OpKind::reshape) return;
     if (is_collective(op.kind)) {

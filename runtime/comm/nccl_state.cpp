@@ -47,7 +47,7 @@ NcclState::NcclState(std::unique_ptr<ControlChannel> control, int gpu, Milliseco
 
   const auto all = add_comm();
   // From here on a peer's failure must reach calls that are in progress.
-  channel->set_on_failure([this] { end_comms(false); });
+  channel->set_on_failure([this] { end_comms(); });
   ncclConfig_t config = make_config();
   ncclResult_t result;
   {
@@ -61,7 +61,7 @@ NcclState::NcclState(std::unique_ptr<ControlChannel> control, int gpu, Milliseco
     settle(*all, what, init_timeout_);
   } catch (...) {
     channel->set_on_failure({});  // the destructor does not run
-    end_comms(false);
+    end_comms();
     ender_.detach();
     throw;
   }
@@ -71,7 +71,7 @@ NcclState::~NcclState() {
   channel->set_on_failure({});
   // Not ncclCommDestroy, which waits for the other ranks: after close() or a failure there is
   // nothing to wait for.
-  end_comms(channel->alive());
+  end_comms();
   // NCCL does not let go of a communicator before the CUDA graphs that captured it are gone. They
   // should be by now.
   if (ended_.wait_for(2 * kEndTime) == std::future_status::ready) {
@@ -227,13 +227,14 @@ void NcclState::fail(const std::string& reason) {
 
 void NcclState::abort(const std::string& reason) {
   channel->fail(reason);
-  end_comms(false);
+  end_comms();
 }
 
 // On a thread of its own: ncclCommAbort ends what runs on the GPU at once, but returns only when
 // the CUDA graphs that captured the communicator are destroyed, and those belong to the thread that
 // is told of the failure.
-void NcclState::end_comms(bool orderly) {
+void NcclState::end_comms() {
+  const bool orderly = channel->alive();
   const std::lock_guard lock(list_->mutex);
   if (std::exchange(list_->aborted, true)) return;
   for (const auto& words : list_->words) words->abort();

@@ -77,7 +77,7 @@ class NcclState {
   void check_comms(const CommSite& site);
   void await_failure();
   [[noreturn]] void fail(const std::string& what, ncclResult_t result);
-  void end_comms(bool orderly);
+  void end_comms();
   static void free_all(List& list, bool orderly);
 
   const Milliseconds init_timeout_;

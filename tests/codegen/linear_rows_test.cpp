@@ -196,13 +196,13 @@ TEST(LinearRows, TilesAreForTheRowsThatComeToARank) {
 /// Blocks that a multiprocessor has room for.
 int64_t fitting(const Tiles& tiles) { return 228 * 1024 / (tiles.smem + 1024); }
 
-/// Two or three blocks share a multiprocessor where there are tiles enough; a block that has one
-/// for itself leaves no room for another.
+/// Two blocks share a multiprocessor where there are tiles enough; a block that has one for itself
+/// leaves no room for another.
 TEST(LinearRows, RingsAreAsLongAsTheMemoryOfTheirBlocks) {
   const Tiles many = tiles_of(16, 2, 28672, 4096);  // 896 tiles of 64 columns
   EXPECT_EQ(many.grid[0] * many.grid[1], 896);
   EXPECT_EQ(fitting(many), 2);
-  const Tiles some = tiles_of(16, 2, 12288, 4096);  // 384: all at once, if three are
+  const Tiles some = tiles_of(16, 2, 12288, 4096);
   EXPECT_EQ(some.grid[0] * some.grid[1], 384);
   EXPECT_EQ(fitting(some), 2);
   for (const int columns : {4096, 2048}) {  // tiles of 64 columns, and of 32
